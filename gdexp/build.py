@@ -1,0 +1,236 @@
+"""The parts of one run, made from its config so that they fit each other.
+
+Order matters: the data first, which draws nothing of the run's seed; then `torch.manual_seed(seed)`
+and the model, so that a plain script with the same seed has the same weights.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from gdexp.config import targets
+from gdexp.config.check import SPLIT_DEFAULTS
+from gdexp.config.refusal import Refusal
+from gdexp.data import TensorData
+from gdexp.data.split import rows, split, standardize
+from gdexp.learner import OneRun
+
+SMALL_WORK = 1e6  # parameters × rows a step, below which one CPU thread is quickest
+
+# the targets that losses of torch take: class indices (rows,), or numbers of the output's shape
+_TAKES_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_TAKES_NUMBERS = (nn.MSELoss,)
+
+
+class Parts(NamedTuple):
+    """All that one run trains with."""
+
+    config: dict[str, Any]  # resolved, the model's sizes filled in
+    data: TensorData  # on the device
+    learner: OneRun
+    hooks: list[Callable[..., object]]
+    threads: int
+
+
+def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
+    """Make the parts of a run.
+
+    Args:
+        config: checked and resolved.
+        options: the option chosen in each group, for messages.
+
+    Raises:
+        Refusal: the parts don't fit each other. An exception of the user's own code passes.
+    """
+    trainer = config["trainer"]
+    data = _load(config["data"])
+    config = config | {"model": _sized(config["model"], data)}
+    seed_everything(config["seed"])
+    model = targets.build("model", config["model"])
+    if not isinstance(model, nn.Module):
+        raise Refusal(f"`model._target_` must make a torch.nn.Module, got {type(model).__name__}")
+    loss = _loss(config["loss"], model, options)
+    data = _fitted(data, model, loss, config, options)
+    work = sum(p.numel() for p in model.parameters()) * (trainer["batch_size"] or rows(data.train))
+    device = _device(trainer["device"], work)
+    dtype = getattr(torch, trainer["dtype"])
+    model.to(device, dtype)
+    loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
+    data = data._replace(**{name: _moved(getattr(data, name), device, dtype) for name in ("train", "val", "test")})
+    parameters = list(model.parameters()) or [torch.zeros((), requires_grad=True)]  # a model of buffers only
+    optimizer = targets.build("optimizer", config["optimizer"], parameters)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise Refusal(f"`optimizer._target_` must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    learner = OneRun(model, loss, optimizer, classifies=loss is not None and data.classes is not None)
+    hooks = [targets.resolve(f"trainer.on_epoch[{i}]", name) for i, name in enumerate(trainer["on_epoch"])]
+    return Parts(config, data, learner, hooks, _threads(trainer["threads"], work))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a model may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _load(node: dict[str, Any]) -> TensorData:
+    seed_everything(0)  # a data function that draws gives every run of a sweep the same rows
+    own = {k: v for k, v in node.items() if k not in SPLIT_DEFAULTS}
+    data = targets.build("data", own)
+    if not isinstance(data, TensorData):
+        raise Refusal(f"`data._target_` must return gdexp.data.TensorData, got {type(data).__name__}")
+    for held_apart in (data.val, data.test):
+        if held_apart is not None:
+            rows(held_apart)
+    if rows(data.train) == 0:
+        raise Refusal("`data` has no training rows")
+    fractions = {k: node[k] for k in ("val_fraction", "test_fraction", "split_seed")}
+    return standardize(split(data, **fractions), node["standardize"])
+
+
+def _sized(node: dict[str, Any], data: TensorData) -> dict[str, Any]:
+    """Fill in `in_features` and `out_features` where the constructor has them and the config doesn't."""
+    sizes = _sizes(data)
+    takes = targets.parameters(targets.resolve("model._target_", node["_target_"]))
+    given = {k: v for k, v in node.items() if v is not None}
+    if node["_target_"].startswith("gdexp.") and given.get("in_features", sizes.get("in_features")) != sizes.get(
+        "in_features"
+    ):
+        raise Refusal(f"`model.in_features` is {given['in_features']}, but the data has {sizes['in_features']} features")
+    return node | {k: v for k, v in sizes.items() if k in takes and k not in given}
+
+
+def _sizes(data: TensorData) -> dict[str, int]:
+    """Return the columns of the inputs and of the target (for classes: their number)."""
+    leaves = tree_leaves(data.train)
+    sizes = {"in_features": math.prod(leaves[0].shape[1:])}
+    if _is_pair(data.train):
+        target = data.train[1]
+        numbers = target.is_floating_point() or target.dim() > 1
+        sizes["out_features"] = math.prod(target.shape[1:]) if numbers else _class_count(data)
+    return sizes
+
+
+def _class_count(data: TensorData) -> int:
+    """Return the declared number of classes; for undeclared integers one more than the largest."""
+    if data.classes is not None:
+        return data.classes
+    return 1 + max(int(s[1].max()) for s in (data.train, data.val, data.test) if s is not None)
+
+
+def _loss(node: dict[str, Any], model: nn.Module, options: Mapping[str, str | None]) -> Callable[..., Tensor] | None:
+    has_own = callable(getattr(model, "training_loss", None))
+    if node["_target_"] is None:
+        if not has_own:
+            raise Refusal(f"`loss=none` needs a model with training_loss(batch), {type(model).__name__} has none")
+        return None
+    if has_own:
+        raise Refusal(f"`loss={options.get('loss')}`: {type(model).__name__} has its own training_loss; use loss=none")
+    target = targets.resolve("loss._target_", node["_target_"])
+    if isinstance(target, type):
+        return targets.build("loss", node)
+    arguments = {k: v for k, v in node.items() if k != "_target_"}
+    return (lambda output, wanted: target(output, wanted, **arguments)) if arguments else target
+
+
+def _fitted(
+    data: TensorData, model: nn.Module, loss: Any, config: Mapping[str, Any], options: Mapping[str, str | None]
+) -> TensorData:
+    """Refuse a loss that the target or the model's output doesn't fit; else give the target its shape."""
+    if loss is None:
+        return data
+    name = f"`loss={options.get('loss')}`"
+    if not _is_pair(data.train):
+        raise Refusal(f"{name} needs data of the form (inputs, target); loss=none takes any")
+    target = data.train[1]
+    if isinstance(loss, _TAKES_CLASSES) and (target.dim() == 1 or target.shape[1:].numel() == 1):
+        if target.is_floating_point():
+            raise Refusal(f"{name} needs classes, but the target of data={options.get('data')} is continuous")
+        if min(int(s[1].min()) for s in (data.train, data.val, data.test) if s is not None) < 0:
+            raise Refusal(f"{name} needs classes from 0 on, but the target has negative numbers")
+        declared, data = data.classes is not None, data._replace(classes=_class_count(data))
+        output = _probe(model, data, config)
+        if output is None or output.dim() < 2 or data.classes is None:
+            return data
+        if output.shape[1] < data.classes or (declared and output.shape[1] != data.classes):
+            raise Refusal(f"the model has {output.shape[1]} outputs (model.out_features), the data {data.classes} classes")
+    elif isinstance(loss, _TAKES_NUMBERS):
+        if not target.is_floating_point() and data.classes is not None:
+            raise Refusal(f"{name} needs a continuous target, but data={options.get('data')} has classes")
+        data = data._replace(**{k: _as_numbers(getattr(data, k)) for k in ("train", "val", "test")})
+        output = _probe(model, data, config)
+        if output is None:
+            return data
+        shape, wanted = tuple(output.shape[1:]), tuple(data.train[1].shape[1:])
+        if math.prod(shape) == math.prod(wanted) == 1:  # (rows,) against (rows, 1) would be broadcast
+            data = data._replace(**{k: _reshaped(getattr(data, k), shape) for k in ("train", "val", "test")})
+        elif shape != wanted:
+            raise Refusal(f"the model's output has the shape (rows, *{list(shape)}), the target (rows, *{list(wanted)})")
+    return data
+
+
+def _probe(model: nn.Module, data: TensorData, config: Mapping[str, Any]) -> Tensor | None:
+    """Return what a copy of the model makes of two rows, drawing nothing; None if that can't be told."""
+    state = torch.get_rng_state()
+    inputs = _moved(tree_map(lambda t: t[:2], data.train[0]), torch.device("cpu"), torch.get_default_dtype())
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(model).eval()(inputs)
+    except Exception as error:  # the user's own model fails in training, with its traceback and a record
+        if type(model).__module__.partition(".")[0] in ("gdexp", "torch"):
+            raise Refusal(f"`model={config['model']['_target_']}` can't take this data: {error}") from error
+        return None
+    finally:
+        torch.set_rng_state(state)
+    return output if isinstance(output, Tensor) and output.dim() > 0 else None
+
+
+def _as_numbers(batch: Any) -> Any:
+    if batch is None or batch[1].is_floating_point():
+        return batch
+    return (batch[0], batch[1].double())
+
+
+def _reshaped(batch: Any, shape: tuple[int, ...]) -> Any:
+    return None if batch is None else (batch[0], batch[1].reshape(-1, *shape))
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
+
+
+def _moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move a nest of tensors, floating ones also to the dtype."""
+    if batch is None:
+        return None
+    return tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), batch)
+
+
+def _device(name: str, work: float) -> torch.device:
+    """Return the device that a config names; `auto` takes an accelerator only for work that is worth it."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if work >= SMALL_WORK else None
+        return found if found is not None and torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise Refusal(f"`trainer.device`: {name!r} can't be used here: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise Refusal("`trainer.device`: 'meta' holds no numbers")
+    return device
+
+
+def _threads(wanted: str | int, work: float) -> int:
+    if isinstance(wanted, int):
+        return wanted
+    return 1 if work < SMALL_WORK else torch.get_num_threads()
+
+

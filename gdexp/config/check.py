@@ -1,0 +1,151 @@
+"""Every refusal that needs no data: `check(config)`.
+
+The rule of a key of ours stands in RULES; the keys of a target are checked against its signature.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gdexp.config import targets
+from gdexp.config.refusal import Refusal, nearest
+from gdexp.config.sources import options
+
+def _whole(low: int, high: float = math.inf) -> tuple[str, Any]:
+    top = "" if high == math.inf else f" below {high:.0f}"
+    return f"a whole number from {low}{top}", lambda v: targets.accepts(int, v) and low <= v < high
+
+
+def _number(rule: str, holds: Any) -> tuple[str, Any]:
+    return f"a number {rule}", lambda v: targets.accepts(float, v) and holds(v)
+
+
+def _or_null(rule: tuple[str, Any]) -> tuple[str, Any]:
+    return f"{rule[0]}, or null", lambda v: v is None or rule[1](v)
+
+
+def _among(*names: str) -> tuple[str, Any]:
+    return f"one of {', '.join(names)}", lambda v: v in names
+
+
+_TEXT = ("text", lambda v: isinstance(v, str) and v != "")
+_SHARE = _number("in [0, 1) or a number of rows", lambda v: 0 <= v < 1 or (v >= 1 and v == int(v)))
+
+# key: (the rule in words, whether a value keeps it)
+RULES: dict[str, tuple[str, Any]] = {
+    "seed": _whole(0, 2**32),  # the range of numpy's generator, and of torch's on the CPU
+    "data.val_fraction": _SHARE,
+    "data.test_fraction": _SHARE,
+    "data.split_seed": _or_null(_whole(0, 2**32)),
+    "data.standardize": _among("inputs", "both", "none"),
+    "trainer.epochs": _whole(1),
+    "trainer.batch_size": _or_null(_whole(1)),
+    "trainer.device": _TEXT,
+    "trainer.threads": ("auto or a whole number from 1", lambda v: v == "auto" or _whole(1)[1](v)),
+    "trainer.dtype": _among("float32", "float64", "bfloat16"),
+    "trainer.log_every": _whole(1),
+    "trainer.divergence_factor": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.on_epoch": (
+        "a list of dotted names as [my_hooks.sample]",
+        lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v),
+    ),
+    "tracking.uri": _or_null(_TEXT),
+    "tracking.experiment": _or_null(_TEXT),
+    "tracking.writer": _among("client", "none"),
+}
+
+# what a data option that says nothing of the split gets
+SPLIT_DEFAULTS = {"val_fraction": 0, "test_fraction": 0, "split_seed": 0, "standardize": "none"}
+
+# of an optimizer's hyperparameters, beyond "finite and not negative"
+RANGES = {
+    "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "dampening": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
+}
+
+GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "trainer", "tracking")
+_OWN = ("trainer", "tracking")  # groups with no target: all their keys stand in RULES
+_SUPPLIED = {"optimizer": 1, "scheduler": 1}  # how many leading arguments the program gives
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Refuse a config that can't be trained, and return it resolved, in plain containers.
+
+    Args:
+        config: one run's, as composed.
+
+    Raises:
+        Refusal: names the key as it is typed, the rule, the value and what is allowed.
+    """
+    _check_groups(config)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise Refusal(f"`{missing[0]}` is missing: add {missing[0]}=…")
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain["data"] |= {k: v for k, v in SPLIT_DEFAULTS.items() if k not in plain["data"]}
+    for key, value in leaves(plain):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refusal(f"`{key}` must be finite, got {value}")
+    for key, (rule, keeps) in RULES.items():
+        group, _, name = key.rpartition(".")
+        node = plain[group] if group else plain
+        if name not in node:
+            raise Refusal(f"`{key}` is missing: add {key}=…")
+        if not keeps(node[name]):
+            raise Refusal(f"`{key}` must be {rule}, got {node[name]!r}")
+    for group in GROUPS:
+        if group in _OWN:
+            _check_own(group, plain[group])
+        elif (node := plain[group]).get("_target_") is not None or group not in ("loss", "scheduler"):
+            own = {k: v for k, v in node.items() if group != "data" or k not in SPLIT_DEFAULTS}
+            targets.check_arguments(group, own, _SUPPLIED.get(group, 0))
+    _check_hyperparameters(plain["optimizer"])
+    for i, hook in enumerate(plain["trainer"]["on_epoch"]):
+        targets.resolve(f"trainer.on_epoch[{i}]", hook)
+    return plain
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each leaf with its dotted name; a list is followed by its items, as `betas[0]`."""
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+            if isinstance(value, list):
+                yield from leaves({f"{key}[{i}]": v for i, v in enumerate(value)})
+
+
+def _check_groups(config: DictConfig) -> None:
+    for group in GROUPS:
+        node = config._get_node(group)
+        if node is None or not isinstance(node, DictConfig) or node._is_none():
+            raise Refusal(f"`{group}` must be one of {', '.join(options(group))}")
+        if group not in _OWN and "_target_" not in node:
+            raise Refusal(f"`{group}._target_` is missing: add +{group}._target_=my_module.name")
+    for key in config:
+        if key not in (*GROUPS, "seed"):
+            raise Refusal(f"`{key}` is not a key{nearest(str(key), [*GROUPS, 'seed'])}")
+
+
+def _check_own(group: str, node: Mapping[str, Any]) -> None:
+    known = [k.rpartition(".")[2] for k in RULES if k.startswith(f"{group}.")]
+    for name in node:
+        if name not in known:
+            raise Refusal(f"`{group}.{name}` is not a key{nearest(str(name), known)}")
+
+
+def _check_hyperparameters(node: Mapping[str, Any]) -> None:
+    known = targets.parameters(targets.resolve("optimizer._target_", node["_target_"]))
+    for key, value in leaves(node):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        default = known[key].default if key in known else None
+        negative_by_default = isinstance(default, (int, float)) and default < 0  # as Adafactor's beta2_decay
+        if value < 0 and not negative_by_default:
+            raise Refusal(f"`optimizer.{key}` must not be negative, got {value}")
+        if key in RANGES and not RANGES[key][1](value):
+            raise Refusal(f"`optimizer.{key}` must be {RANGES[key][0]}, got {value}")

@@ -1,0 +1,150 @@
+"""From overrides to jobs, through Hydra; and Hydra's refusals in one line each."""
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import uuid4
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gdexp.config import sources
+from gdexp.config.refusal import Refusal, nearest
+
+_HYDRA = threading.RLock()  # Hydra keeps its state in singletons
+
+
+class Job(NamedTuple):
+    """All that is needed to train one run, here or in another process."""
+
+    config: DictConfig
+    options: dict[str, str | None]  # the option chosen in each group
+    name: str | None  # what was varied; None: nothing was
+    sweep: str | None  # the sweep it belongs to
+
+
+def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
+    """Compose the jobs that a command line means.
+
+    Args:
+        overrides: as typed, without flags.
+        multirun: as the flag `-m`.
+
+    Raises:
+        Refusal: with the line that the command prints.
+    """
+    sources.register()
+    with _HYDRA, initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
+        try:
+            parsed = parse(overrides)
+            fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+            whole = hydra_compose("config", fixed, return_hydra_config=True)
+            if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+                whole = hydra_compose("config", list(overrides), return_hydra_config=True)
+                return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
+            swept = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()]) + parsed
+            sweep, varied = uuid4().hex, sweep_keys(swept)
+            [lines] = BasicSweeper.split_arguments(swept, None)
+            composed = [hydra_compose("config", line, return_hydra_config=True) for line in lines]
+            return [job(whole, whole.hydra, varied, sweep) for whole in composed]
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, overrides) from error
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides by Hydra's grammar."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def sweep_keys(overrides: Iterable[Override]) -> list[str]:
+    """Return the keys that a sweep varies."""
+    return [o.get_key_element() for o in overrides if o.is_sweep_override()]
+
+
+def job(config: DictConfig, hydra: DictConfig, varied: Iterable[str], sweep: str | None = None) -> Job:
+    """Make the job of a composed config.
+
+    Args:
+        config: composed, with or without its `hydra` node.
+        hydra: that node.
+        varied: the keys of the overrides that make up the job's name.
+        sweep: id of the sweep, if any.
+    """
+    config = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+    options = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    typed = dict(o.split("=", 1) for o in hydra.overrides.task if "=" in o)
+    values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
+    return Job(config, options, _name(values), sweep)
+
+
+def _name(values: dict[str, str]) -> str | None:
+    """Return `lr=0.01 seed=3` for {"optimizer.lr": "0.01", "seed": "3"}."""
+    hidden = ("tracking", "hydra", "sweep")
+    values = {k: v for k, v in values.items() if k.partition(".")[0].partition("/")[0] not in hidden}
+    ends = [k.rpartition(".")[2] for k in values]
+    short = {k: e if ends.count(e) == 1 and not e.startswith("_") else k for k, e in zip(values, ends, strict=True)}
+    name = " ".join(f"{short[k]}={v}" for k, v in values.items())
+    return (name if len(name) <= 200 else name[:199] + "…") or None  # MLflow's column takes 250
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
+    """Return a refusal of Hydra's as one line of ours, naming what was typed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group in _groups():
+            return Refusal(f"`{group}={name}` is not an option{nearest(name, sources.options(group))}")
+    if isinstance(error, OverrideParseException):
+        return Refusal(f"`{error.override}` is not an override: {str(error).splitlines()[0].strip()}")
+    try:
+        parsed = parse(overrides)
+    except HydraException:
+        return Refusal(str(error))
+    for override in parsed:
+        if override.is_sweep_override() and "Ambiguous value" in str(error):
+            line = override.input_line
+            return Refusal(f"`{line}` gives several values: add -m to sweep over them, or [ ] to make them a list")
+    if bad := re.search(r"Could not override '([^']+)'", str(error)):
+        chosen = [o.input_line or "" for o in parsed if o.get_key_element() in _groups()]
+        return _unknown_key(bad[1], chosen)
+    if "Multiple values for" in str(error) or "appears more than once" in str(error):
+        return Refusal(str(error).splitlines()[0])
+    if bad := re.search(r"Could not override '([^'=]+)=([^']*)'", str(error)):
+        return Refusal(f"`{bad[1]}` is not a group{nearest(bad[1], _groups())}")
+    return Refusal(str(error.__cause__ or error).split("full_key")[0])
+
+
+def _unknown_key(key: str, chosen: list[str]) -> Refusal:
+    """Return the line for a key that the config lacks, with the nearest one that it has."""
+    with _HYDRA, initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
+        known = keys(hydra_compose("config", chosen))
+    folder, _, name = key.rpartition(".")
+    if any(k.startswith(f"{folder}.") for k in known):
+        known = [k for k in known if k.startswith(f"{folder}.")]
+        ends = {k.rpartition(".")[2] for k in known}
+        hint = nearest(name, ends).replace("mean `", f"mean `{folder}.")
+    else:
+        hint = nearest(key, known) if "did you mean" in nearest(key, known) else ""
+    return Refusal(f"`{key}` is not a key{hint}")
+
+
+def keys(config: DictConfig) -> list[str]:
+    """Return the dotted names of a config's leaves."""
+    names: list[str] = []
+    for name, value in config.items_ex(resolve=False):
+        if isinstance(value, DictConfig) and value:
+            names += [f"{name}.{inner}" for inner in keys(value)]
+        else:
+            names.append(str(name))
+    return names
+
+
+def _groups() -> list[str]:
+    return [*sorted(p.name for p in sources.conf_dir().iterdir() if p.is_dir()), sources.STUDIES]

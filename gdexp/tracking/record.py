@@ -1,0 +1,122 @@
+"""Reading the record: a run's model, and tables of runs."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+from torch import nn
+
+from gdexp.config import targets
+from gdexp.config.refusal import Refusal
+from gdexp.tracking.store import database, store_uri
+from gdexp.tracking.weights import load_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load(run_id: str, uri: str | None = None) -> nn.Module:
+    """Rebuild a run's model with its final weights, on the CPU, in eval mode; nothing is unpickled.
+
+    Args:
+        run_id: of the MLflow run.
+        uri: tracking URI; None: MLFLOW_TRACKING_URI, else `./mlflow.db`.
+
+    Raises:
+        ValueError: no such run, no weights, or a config that names what may not be built from a record.
+    """
+    client = _client(uri)
+    try:
+        client.get_run(run_id)
+        with tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
+            config_path = client.download_artifacts(run_id, "config.yaml", folder)
+            weights_path = client.download_artifacts(run_id, "weights.safetensors", folder)
+            config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(config_path), resolve=True))
+            weights = load_weights(Path(weights_path))
+    except (MlflowException, OSError) as error:
+        raise Refusal(f"run {run_id} can't be loaded: {str(error).splitlines()[0]}") from error
+    with torch.random.fork_rng(devices=[]):
+        model = targets.build("model", config["model"], trust=targets.trusted)
+    model.to(dtype=getattr(torch, config["trainer"]["dtype"]))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def runs(experiment: str | None = None, *, uri: str | None = None) -> "pd.DataFrame":
+    """Read the runs of a store, one row each, newest first.
+
+    Args:
+        experiment: name of an MLflow experiment or id of a sweep; None: all of the store.
+        uri: tracking URI; None: MLFLOW_TRACKING_URI, else `./mlflow.db`.
+
+    Returns:
+        columns run_id, name, status, outcome, then params and final metrics by their names.
+    """
+    client = _client(uri)
+    ids = [e.experiment_id for e in client.search_experiments()]
+    clause = ""
+    if experiment is not None:
+        found = client.get_experiment_by_name(experiment)
+        ids = [found.experiment_id] if found is not None else ids
+        clause = "" if found is not None else f"tags.\"gdexp.sweep\" = '{experiment}'"
+    rows: list[dict[str, object]] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(ids, clause, max_results=1000, page_token=token)
+        for run in page:
+            info, data = run.info, run.data
+            rows.append(
+                row(info.run_id, info.run_name, info.status, data.tags.get("gdexp.outcome"), data.params, data.metrics)
+            )
+        if not (token := page.token):
+            return frame(rows)
+
+
+def row(
+    run_id: str | None,
+    name: str,
+    status: str,
+    outcome: str | None,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> dict[str, object]:
+    """Return one run as a row; params that read as numbers become numbers."""
+    head = {"run_id": run_id, "name": name, "status": status, "outcome": outcome}
+    return {**head, **{k: _value(v) for k, v in params.items()}, **metrics}
+
+
+def frame(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
+    """Return rows as a data frame that has its leading columns even when it is empty."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(rows))
+    return table if len(table) else pd.DataFrame(columns=["run_id", "name", "status", "outcome"])
+
+
+def _client(uri: str | None) -> MlflowClient:
+    uri = store_uri(uri)
+    if (db := database(uri)) is not None and not db.is_file():
+        raise Refusal(f"no store at {db}: run something first, or name another by uri=…")
+    return MlflowClient(uri)
+
+
+def _value(text: str) -> object:
+    """Return a param as what it was before it was written.
+
+    >>> _value("0.01"), _value("100"), _value("true"), _value("null"), _value("relu")
+    (0.01, 100, True, None, 'relu')
+    """
+    words = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
