@@ -87,8 +87,9 @@ def main() -> None:
 
 
 def _run_hydra(argv: list[str]) -> list[Exception]:
-    """Hand the command line to Hydra and return the errors of the jobs that failed, each shown."""
+    """Hand the command line to Hydra and return the errors of the jobs that failed."""
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import DictConfig
@@ -100,8 +101,8 @@ def _run_hydra(argv: list[str]) -> list[Exception]:
     for path in sources.unused():
         print(f"gdexp: {path} is not used: gdexp has an option of that name", file=sys.stderr)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we print one line
-    typed = [a for a in argv if not a.startswith("-")]
-    failures: list[Exception] = []
+    typed = get_args_parser().parse_known_args(argv)[0].overrides
+    failures = _Failures()
     sweeps: dict[str, str] = {}
 
     def task(config: DictConfig) -> float | None:
@@ -116,14 +117,15 @@ def _run_hydra(argv: list[str]) -> list[Exception]:
             return result.metrics.get("val_loss", result.metrics.get("train_loss"))
         except Exception as error:
             failures.append(error)
-            _show(error)
             return None
 
     try:
+        compose.parse(typed)
         hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except Refusal as error:
         failures.append(error)
-        _show(compose.explain(error, typed))
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(compose.explain(error, typed))
     return failures
 
 
@@ -246,14 +248,6 @@ def _numbers(t: Any) -> str:
     return ", ".join(f"{v:.6g}" for v in t.flatten().tolist())
 
 
-def _show(error: Exception) -> None:
-    """Print a refusal as its line, any other error with its traceback."""
-    if isinstance(error, Refusal):
-        print(f"gdexp: {error}", file=sys.stderr)
-    else:
-        traceback.print_exception(error)
-
-
 def _prepare_process() -> None:
     """Make this process start quickly; what is imported now lives as long as it does."""
     import torch
@@ -277,6 +271,17 @@ def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, handler)
+
+
+class _Failures(list[Exception]):
+    """The errors of the jobs that failed, each shown when it happens: a refusal as its line, else the traceback."""
+
+    def append(self, error: Exception) -> None:
+        super().append(error)
+        if isinstance(error, Refusal):
+            print(f"gdexp: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
 
 
 class _host_as_it_was:  # noqa: N801

@@ -124,7 +124,7 @@ def _check_groups(config: DictConfig) -> None:
         node = config._get_node(group)
         if node is None or not isinstance(node, DictConfig) or node._is_none():
             raise Refusal(f"`{group}` must be one of {', '.join(options(group))}")
-        if group not in _OWN and "_target_" not in node:
+        if group not in _OWN and node._get_node("_target_") is None:
             raise Refusal(f"`{group}._target_` is missing: add +{group}._target_=my_module.name")
     for key in config:
         if key not in (*GROUPS, "seed"):

@@ -2,17 +2,20 @@
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 from uuid import uuid4
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra import initialize_config_dir, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,27 +44,48 @@ def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
     Raises:
         Refusal: with the line that the command prints.
     """
-    sources.register()
-    with _HYDRA, initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
-        try:
+    try:
+        with _hydra():
             parsed = parse(overrides)
             fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
             whole = hydra_compose("config", fixed, return_hydra_config=True)
             if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-                whole = hydra_compose("config", list(overrides), return_hydra_config=True)
+                if len(fixed) < len(parsed):  # Hydra refuses several values of one key
+                    whole = hydra_compose("config", list(overrides), return_hydra_config=True)
                 return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
             swept = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()]) + parsed
             sweep, varied = uuid4().hex, sweep_keys(swept)
             [lines] = BasicSweeper.split_arguments(swept, None)
             composed = [hydra_compose("config", line, return_hydra_config=True) for line in lines]
             return [job(whole, whole.hydra, varied, sweep) for whole in composed]
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain(error, overrides) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Make Hydra ready to compose, and leave it as the host had it, who may run Hydra too."""
+    sources.register()
+    with _HYDRA:
+        state = GlobalHydra.instance()
+        host, base = state.hydra, version.getbase()
+        state.clear()
+        try:
+            with initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = host
+            VersionBase.instance().version_base = base
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides by Hydra's grammar."""
-    return OverridesParser.create().parse_overrides(list(overrides))
+    """Parse overrides by Hydra's grammar, where `GROUP=null` is none of ours."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override in parsed:
+        group = override.get_key_element()
+        if group in _groups() and group != sources.STUDIES and override.value() is None:
+            raise Refusal(f"`{override.input_line}`: choose from {', '.join(sources.options(group))}")
+    return parsed
 
 
 def sweep_keys(overrides: Iterable[Override]) -> list[str]:
@@ -123,7 +147,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
 
 def _unknown_key(key: str, chosen: list[str]) -> Refusal:
     """Return the line for a key that the config lacks, with the nearest one that it has."""
-    with _HYDRA, initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
+    with _hydra():
         known = keys(hydra_compose("config", chosen))
     folder, _, name = key.rpartition(".")
     if any(k.startswith(f"{folder}.") for k in known):

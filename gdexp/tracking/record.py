@@ -1,7 +1,8 @@
 """Reading the record: a run's model, and tables of runs."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,10 +31,9 @@ def load(run_id: str, uri: str | None = None) -> nn.Module:
     Raises:
         ValueError: no such run, no weights, or a config that names what may not be built from a record.
     """
-    client = _client(uri)
     try:
-        client.get_run(run_id)
-        with tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
+        with _client(uri) as client, tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
+            client.get_run(run_id)
             config_path = client.download_artifacts(run_id, "config.yaml", folder)
             weights_path = client.download_artifacts(run_id, "weights.safetensors", folder)
             config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(config_path), resolve=True))
@@ -57,24 +57,22 @@ def runs(experiment: str | None = None, *, uri: str | None = None) -> "pd.DataFr
     Returns:
         columns run_id, name, status, outcome, then params and final metrics by their names.
     """
-    client = _client(uri)
-    ids = [e.experiment_id for e in client.search_experiments()]
-    clause = ""
-    if experiment is not None:
-        found = client.get_experiment_by_name(experiment)
-        ids = [found.experiment_id] if found is not None else ids
-        clause = "" if found is not None else f"tags.\"gdexp.sweep\" = '{experiment}'"
     rows: list[dict[str, object]] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(ids, clause, max_results=1000, page_token=token)
-        for run in page:
-            info, data = run.info, run.data
-            rows.append(
-                row(info.run_id, info.run_name, info.status, data.tags.get("gdexp.outcome"), data.params, data.metrics)
-            )
-        if not (token := page.token):
-            return frame(rows)
+    with _client(uri) as client:
+        ids = [e.experiment_id for e in client.search_experiments()]
+        clause = ""
+        if experiment is not None:
+            found = client.get_experiment_by_name(experiment)
+            ids = [found.experiment_id] if found is not None else ids
+            clause = "" if found is not None else f"tags.\"gdexp.sweep\" = '{experiment}'"
+        token: str | None = None
+        while True:
+            page = client.search_runs(ids, clause, max_results=1000, page_token=token)
+            for run in page:
+                info, data, outcome = run.info, run.data, run.data.tags.get("gdexp.outcome")
+                rows.append(row(info.run_id, info.run_name, info.status, outcome, data.params, data.metrics))
+            if not (token := page.token):
+                return frame(rows)
 
 
 def row(
@@ -98,11 +96,18 @@ def frame(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
     return table if len(table) else pd.DataFrame(columns=["run_id", "name", "status", "outcome"])
 
 
-def _client(uri: str | None) -> MlflowClient:
+@contextmanager
+def _client(uri: str | None) -> Iterator[MlflowClient]:
+    """Open a store that is there, and leave no open file behind."""
     uri = store_uri(uri)
     if (db := database(uri)) is not None and not db.is_file():
         raise Refusal(f"no store at {db}: run something first, or name another by uri=…")
-    return MlflowClient(uri)
+    client = MlflowClient(uri)
+    try:
+        yield client
+    finally:
+        if db is not None:
+            client._tracking_client.store.engine.dispose()
 
 
 def _value(text: str) -> object:
