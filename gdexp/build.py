@@ -5,6 +5,7 @@ and the model, so that a plain script with the same seed has the same weights.
 """
 
 import copy
+import functools
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -50,20 +51,21 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
         Refusal: the parts don't fit each other. An exception of the user's own code passes.
     """
     trainer = config["trainer"]
-    data = _load(config["data"])
+    loss = _loss(config["loss"])
+    data = _with_target_kind(_load(config["data"]), loss, options)
     config = config | {"model": _sized(config["model"], data)}
     seed_everything(config["seed"])
     model = targets.build("model", config["model"])
     if not isinstance(model, nn.Module):
         raise Refusal(f"`model._target_` must make a torch.nn.Module, got {type(model).__name__}")
-    loss = _loss(config["loss"], model, options)
-    data = _fitted(data, model, loss, config, options)
+    _check_own_loss(model, loss, options)
+    data = _fitted(data, model, loss, config)
     work = sum(p.numel() for p in model.parameters()) * (trainer["batch_size"] or rows(data.train))
     device = _device(trainer["device"], work)
     dtype = getattr(torch, trainer["dtype"])
     model.to(device, dtype)
     loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
-    data = data._replace(**{name: _moved(getattr(data, name), device, dtype) for name in ("train", "val", "test")})
+    data = _each(data, lambda batch: _moved(batch, device, dtype))
     parameters = list(model.parameters()) or [torch.zeros((), requires_grad=True)]  # a model of buffers only
     optimizer = targets.build("optimizer", config["optimizer"], parameters)
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -114,66 +116,72 @@ def _sizes(data: TensorData) -> dict[str, int]:
     if _is_pair(data.train):
         target = data.train[1]
         numbers = target.is_floating_point() or target.dim() > 1
-        sizes["out_features"] = math.prod(target.shape[1:]) if numbers else _class_count(data)
+        sizes["out_features"] = math.prod(target.shape[1:]) if numbers else data.classes or 1 + int(target.max())
     return sizes
 
 
-def _class_count(data: TensorData) -> int:
-    """Return the declared number of classes; for undeclared integers one more than the largest."""
-    if data.classes is not None:
-        return data.classes
-    return 1 + max(int(s[1].max()) for s in (data.train, data.val, data.test) if s is not None)
-
-
-def _loss(node: dict[str, Any], model: nn.Module, options: Mapping[str, str | None]) -> Callable[..., Tensor] | None:
-    has_own = callable(getattr(model, "training_loss", None))
+def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
+    """Return the loss: a class is built, a function is used as it is."""
     if node["_target_"] is None:
-        if not has_own:
-            raise Refusal(f"`loss=none` needs a model with training_loss(batch), {type(model).__name__} has none")
         return None
-    if has_own:
-        raise Refusal(f"`loss={options.get('loss')}`: {type(model).__name__} has its own training_loss; use loss=none")
     target = targets.resolve("loss._target_", node["_target_"])
     if isinstance(target, type):
         return targets.build("loss", node)
     arguments = {k: v for k, v in node.items() if k != "_target_"}
-    return (lambda output, wanted: target(output, wanted, **arguments)) if arguments else target
+    return functools.partial(target, **arguments) if arguments else target
 
 
-def _fitted(
-    data: TensorData, model: nn.Module, loss: Any, config: Mapping[str, Any], options: Mapping[str, str | None]
-) -> TensorData:
-    """Refuse a loss that the target or the model's output doesn't fit; else give the target its shape."""
-    if loss is None:
-        return data
+def _check_own_loss(model: nn.Module, loss: Any, options: Mapping[str, str | None]) -> None:
+    kind, has_own = type(model).__name__, callable(getattr(model, "training_loss", None))
+    if loss is None and not has_own:
+        raise Refusal(f"`loss=none` needs a model with training_loss(batch), {kind} has none")
+    if loss is not None and has_own:
+        raise Refusal(f"`loss={options.get('loss')}`: {kind} has its own training_loss; use loss=none")
+
+
+def _with_target_kind(data: TensorData, loss: Any, options: Mapping[str, str | None]) -> TensorData:
+    """Refuse a target that the loss can't take; read undeclared integers the way it takes them."""
     name = f"`loss={options.get('loss')}`"
-    if not _is_pair(data.train):
+    if loss is not None and not _is_pair(data.train):
         raise Refusal(f"{name} needs data of the form (inputs, target); loss=none takes any")
-    target = data.train[1]
-    if isinstance(loss, _TAKES_CLASSES) and (target.dim() == 1 or target.shape[1:].numel() == 1):
-        if target.is_floating_point():
+    splits = [s for s in data[:3] if s is not None]
+    if isinstance(loss, _TAKES_CLASSES) and data.train[1].shape[1:].numel() == 1:  # not class probabilities
+        if data.train[1].is_floating_point():
             raise Refusal(f"{name} needs classes, but the target of data={options.get('data')} is continuous")
-        if min(int(s[1].min()) for s in (data.train, data.val, data.test) if s is not None) < 0:
+        if min(int(s[1].min()) for s in splits) < 0:
             raise Refusal(f"{name} needs classes from 0 on, but the target has negative numbers")
-        declared, data = data.classes is not None, data._replace(classes=_class_count(data))
-        output = _probe(model, data, config)
-        if output is None or output.dim() < 2 or data.classes is None:
-            return data
-        if output.shape[1] < data.classes or (declared and output.shape[1] != data.classes):
-            raise Refusal(f"the model has {output.shape[1]} outputs (model.out_features), the data {data.classes} classes")
-    elif isinstance(loss, _TAKES_NUMBERS):
-        if not target.is_floating_point() and data.classes is not None:
+        return data._replace(classes=data.classes or 1 + max(int(s[1].max()) for s in splits))
+    if isinstance(loss, _TAKES_NUMBERS) and not data.train[1].is_floating_point():
+        if data.classes is not None:
             raise Refusal(f"{name} needs a continuous target, but data={options.get('data')} has classes")
-        data = data._replace(**{k: _as_numbers(getattr(data, k)) for k in ("train", "val", "test")})
-        output = _probe(model, data, config)
-        if output is None:
-            return data
-        shape, wanted = tuple(output.shape[1:]), tuple(data.train[1].shape[1:])
-        if math.prod(shape) == math.prod(wanted) == 1:  # (rows,) against (rows, 1) would be broadcast
-            data = data._replace(**{k: _reshaped(getattr(data, k), shape) for k in ("train", "val", "test")})
-        elif shape != wanted:
-            raise Refusal(f"the model's output has the shape (rows, *{list(shape)}), the target (rows, *{list(wanted)})")
+        return _each(data, lambda batch: (batch[0], batch[1].double()))
     return data
+
+
+def _fitted(data: TensorData, model: nn.Module, loss: Any, config: Mapping[str, Any]) -> TensorData:
+    """Refuse a model whose output doesn't fit the target; else give the target the output's shape."""
+    if not isinstance(loss, _TAKES_CLASSES + _TAKES_NUMBERS):
+        return data
+    output = _probe(model, data, config)
+    if output is None:
+        return data
+    if isinstance(loss, _TAKES_CLASSES):
+        if data.classes is not None and output.dim() > 1 and output.shape[1] != data.classes:
+            raise Refusal(
+                f"the model has {output.shape[1]} outputs (model.out_features), but the data has {data.classes} classes"
+            )
+        return data
+    shape, wanted = output.shape[1:], data.train[1].shape[1:]
+    if shape.numel() == wanted.numel() == 1:  # (rows,) against (rows, 1) would be broadcast
+        return _each(data, lambda batch: (batch[0], batch[1].reshape(-1, *shape)))
+    if shape != wanted:
+        raise Refusal(f"a row of the model's output has the shape {list(shape)}, a row of the target {list(wanted)}")
+    return data
+
+
+def _each(data: TensorData, change: Callable[[Any], Any]) -> TensorData:
+    """Return the data with each split changed."""
+    return data._replace(**{k: change(s) for k in ("train", "val", "test") if (s := getattr(data, k)) is not None})
 
 
 def _probe(model: nn.Module, data: TensorData, config: Mapping[str, Any]) -> Tensor | None:
@@ -192,24 +200,12 @@ def _probe(model: nn.Module, data: TensorData, config: Mapping[str, Any]) -> Ten
     return output if isinstance(output, Tensor) and output.dim() > 0 else None
 
 
-def _as_numbers(batch: Any) -> Any:
-    if batch is None or batch[1].is_floating_point():
-        return batch
-    return (batch[0], batch[1].double())
-
-
-def _reshaped(batch: Any, shape: tuple[int, ...]) -> Any:
-    return None if batch is None else (batch[0], batch[1].reshape(-1, *shape))
-
-
 def _is_pair(batch: Any) -> bool:
     return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
 
 
 def _moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move a nest of tensors, floating ones also to the dtype."""
-    if batch is None:
-        return None
     return tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), batch)
 
 

@@ -68,7 +68,6 @@ RANGES = {
 
 GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "trainer", "tracking")
 _OWN = ("trainer", "tracking")  # groups with no target: all their keys stand in RULES
-_SUPPLIED = {"optimizer": 1, "scheduler": 1}  # how many leading arguments the program gives
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def check(config: DictConfig) -> dict[str, Any]:
             _check_own(group, plain[group])
         elif (node := plain[group]).get("_target_") is not None or group not in ("loss", "scheduler"):
             own = {k: v for k, v in node.items() if group != "data" or k not in SPLIT_DEFAULTS}
-            targets.check_arguments(group, own, _SUPPLIED.get(group, 0))
+            targets.check_arguments(group, own, _supplied(group, node["_target_"]))
     _check_hyperparameters(plain["optimizer"])
     for i, hook in enumerate(plain["trainer"]["on_epoch"]):
         targets.resolve(f"trainer.on_epoch[{i}]", hook)
@@ -136,6 +135,13 @@ def _check_own(group: str, node: Mapping[str, Any]) -> None:
     for name in node:
         if name not in known:
             raise Refusal(f"`{group}.{name}` is not a key{nearest(str(name), known)}")
+
+
+def _supplied(group: str, name: str) -> int:
+    """Return how many leading arguments the program gives: parameters, an optimizer, (output, target)."""
+    if group == "loss":
+        return 0 if isinstance(targets.resolve("loss._target_", name), type) else 2
+    return int(group in ("optimizer", "scheduler"))
 
 
 def _check_hyperparameters(node: Mapping[str, Any]) -> None:

@@ -79,10 +79,12 @@ def _hydra() -> Iterator[None]:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides by Hydra's grammar, where `GROUP=null` is none of ours."""
+    """Parse overrides by Hydra's grammar, without the two that would leave a hyperparameter to chance."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         group = override.get_key_element()
+        if override.is_delete() and "." in group and not group.startswith("~hydra."):
+            raise Refusal(f"`{override.input_line}`: a key can't be taken away; give it a value")
         if group in _groups() and group != sources.STUDIES and override.value() is None:
             raise Refusal(f"`{override.input_line}`: choose from {', '.join(sources.options(group))}")
     return parsed

@@ -18,11 +18,11 @@ _CELL = "radius texture perimeter area smoothness compactness concavity concave_
 NAMES = {
     "diabetes": "age sex bmi bp s1 s2 s3 s4 s5 s6".split(),
     "digits": [f"pixel_{row}_{column}" for row in range(8) for column in range(8)],
-    "breast_cancer": [f"{kind}_{name}" for kind in ("mean", "error", "worst") for name in _CELL.split()],
+    "breast_cancer": [form.format(name) for form in ("mean_{}", "{}_error", "worst_{}") for name in _CELL.split()],
     "iris": "sepal_length sepal_width petal_length petal_width".split(),
     "wine": (
         "alcohol malic_acid ash alcalinity_of_ash magnesium total_phenols flavanoids nonflavanoid_phenols "
-        "proanthocyanins color_intensity hue od280_od315 proline"
+        "proanthocyanins color_intensity hue od280_od315_of_diluted_wines proline"
     ).split(),
 }
 

@@ -49,7 +49,7 @@ def table(
     y = frame.pop(target)
     if frame.shape[1] == 0:
         raise ValueError(f"`data.features`: no column is left beside the target {target!r}")
-    x = frame.to_numpy(dtype=np.float64)
+    x = frame.to_numpy(dtype=np.float64, copy=True)
     if not np.isfinite(x).all():
         raise ValueError("`data.path`: the features hold infinite values")
     return _with_target(torch.from_numpy(x), y)
@@ -108,8 +108,8 @@ def _with_target(x: torch.Tensor, y: pd.Series) -> TensorData:
             raise ValueError(f"`data.target`: {y.name!r} has one class only: {labels[0]!r}")
         return TensorData((x, torch.from_numpy(codes.astype(np.int64))), classes=len(labels))
     if pd.api.types.is_integer_dtype(y):
-        return TensorData((x, torch.from_numpy(y.to_numpy(dtype=np.int64))))
-    values = y.to_numpy(dtype=np.float64)
+        return TensorData((x, torch.from_numpy(y.to_numpy(dtype=np.int64, copy=True))))
+    values = y.to_numpy(dtype=np.float64, copy=True)
     if not np.isfinite(values).all():
         raise ValueError(f"`data.target`: {y.name!r} holds infinite values")
     return TensorData((x, torch.from_numpy(values)[:, None]))

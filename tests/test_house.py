@@ -1,0 +1,36 @@
+"""The floors: a module imports only from its own floor or below, never in a circle."""
+
+import ast
+from pathlib import Path
+
+import gdexp
+
+HOME = Path(gdexp.__file__).parent
+FLOORS = {"config": 0, "data": 1, "models": 1, "train": 2, "tracking": 2, "learner": 3, "build": 4, "run": 5, "command": 6}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+
+
+def test_every_module_imports_from_lower_floors_only():
+    for path in HOME.rglob("*.py"):
+        room = path.relative_to(HOME).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in imports(path):
+            if name.startswith("gdexp.") and (other := name.split(".")[1]) in FLOORS and other != room:
+                assert FLOORS[other] < FLOORS[room], f"{path} imports {name}"
+
+
+def test_mlflow_and_hydra_have_their_rooms():
+    for path in HOME.rglob("*.py"):
+        room = path.relative_to(HOME).parts[0]
+        tops = {name.split(".")[0] for name in imports(path)}
+        assert "mlflow" not in tops or room == "tracking", path
+        assert "hydra" not in tops or room in ("run.py", "config", "_hydra"), path
