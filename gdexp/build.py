@@ -105,7 +105,9 @@ def _sized(node: dict[str, Any], data: TensorData) -> dict[str, Any]:
     if node["_target_"].startswith("gdexp.") and given.get("in_features", sizes.get("in_features")) != sizes.get(
         "in_features"
     ):
-        raise Refusal(f"`model.in_features` is {given['in_features']}, but the data has {sizes['in_features']} features")
+        raise Refusal(
+            f"`model.in_features` is {given['in_features']}, but the data has {sizes['in_features']} features"
+        )
     return node | {k: v for k, v in sizes.items() if k in takes and k not in given}
 
 
@@ -228,5 +230,3 @@ def _threads(wanted: str | int, work: float) -> int:
     if isinstance(wanted, int):
         return wanted
     return 1 if work < SMALL_WORK else torch.get_num_threads()
-
-

@@ -1,7 +1,7 @@
 """The training loop, written once. It knows neither configs nor files nor MLflow.
 
-    for epoch in train(learner, data, epochs=100, batch_size=64, seed=0):
-        print(epoch.epoch, epoch.train_loss)
+for epoch in train(learner, data, epochs=100, batch_size=64, seed=0):
+    print(epoch.epoch, epoch.train_loss)
 """
 
 import math

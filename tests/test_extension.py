@@ -87,7 +87,9 @@ def test_flat_output_meets_a_flat_target(net):
 
 def test_error_in_the_users_constructor_is_a_failed_run(gdexp_run, net):
     done = gdexp_run("model=custom", "model._target_=my_net.Broken")
-    assert done.returncode == 1 and "my_net.py" in done.stderr and done.stderr.rstrip().endswith("RuntimeError: no luck")
+    assert (
+        done.returncode == 1 and "my_net.py" in done.stderr and done.stderr.rstrip().endswith("RuntimeError: no luck")
+    )
     run = only(gdexp.runs())
     client = MlflowClient(f"sqlite:///{net}/mlflow.db")
     assert run["status"] == "FAILED"
@@ -118,7 +120,13 @@ def test_own_loss_gets_the_target_untouched(stocked):
         "    x = scale * torch.arange(4.)\n"
         "    return TensorData((x[:, None], 2 * x))\n"
     )
-    words = ["data=custom", "data._target_=my_data.load", "+data.scale=2", "loss=custom", "loss._target_=my_loss.pinball"]
+    words = [
+        "data=custom",
+        "data._target_=my_data.load",
+        "+data.scale=2",
+        "loss=custom",
+        "loss._target_=my_loss.pinball",
+    ]
     run = only(gdexp.launch([*words, "+loss.q=0.9", "trainer.epochs=3"]))
     assert run["status"] == "FINISHED" and run["data.scale"] == 2 and run["loss.q"] == 0.9
     with pytest.raises(ValueError, match="`loss.p`"):
@@ -160,7 +168,9 @@ def test_lbfgs_by_target(stocked):
     assert only(gdexp.launch(words))["train_loss"] < 1e-5
 
 
-@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "torch.os.system", "torch.hub.load", "functools.partial"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "torch.os.system", "torch.hub.load", "functools.partial"]
+)
 def test_record_that_names_something_else_is_refused(stocked, target):
     run = only(gdexp.launch(["trainer.epochs=1"]))
     client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
@@ -177,7 +187,9 @@ def test_unknown_run_is_one_line(stocked):
 
 def test_mini_batches_of_the_digits_mlp_have_every_bit_of_a_plain_loop(stocked):
     words = "data=digits data.val_fraction=0 model=mlp model.hidden=[32] loss=cross_entropy optimizer=adam"
-    run = only(gdexp.launch([*words.split(), "trainer.batch_size=64", "trainer.epochs=4", "seed=3", "trainer.threads=1"]))
+    run = only(
+        gdexp.launch([*words.split(), "trainer.batch_size=64", "trainer.epochs=4", "seed=3", "trainer.threads=1"])
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(3)

@@ -6,7 +6,17 @@ from pathlib import Path
 import gdexp
 
 HOME = Path(gdexp.__file__).parent
-FLOORS = {"config": 0, "data": 1, "models": 1, "train": 2, "tracking": 2, "learner": 3, "build": 4, "run": 5, "command": 6}
+FLOORS = {
+    "config": 0,
+    "data": 1,
+    "models": 1,
+    "train": 2,
+    "tracking": 2,
+    "learner": 3,
+    "build": 4,
+    "run": 5,
+    "command": 6,
+}
 
 
 def imports(path):

@@ -69,7 +69,9 @@ def test_launch_refuses_in_one_line_and_records_nothing(here, words, capsys):
     assert list(here.iterdir()) == [] and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("words", ["optimizer=sdg", "optimizer.lr=nan", "optimizer.lr=0.1,0.2", "optimizer.lrr=1", "bare"])
+@pytest.mark.parametrize(
+    "words", ["optimizer=sdg", "optimizer.lr=nan", "optimizer.lr=0.1,0.2", "optimizer.lrr=1", "bare"]
+)
 def test_command_refuses_in_one_line_with_exit_code_1(gdexp_run, here, words):
     done = gdexp_run(*words.split())
     assert done.returncode == 1 and done.stdout == "" and list(here.iterdir()) == []
@@ -196,5 +198,3 @@ def test_dirty_flag_and_commit_are_recorded(stocked):
     tags = MlflowClient(f"sqlite:///{stocked}/other.db").get_run(run["run_id"]).data.tags
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     assert (tags["mlflow.source.git.commit"], tags["gdexp.git_dirty"]) == (head, "false")
-
-

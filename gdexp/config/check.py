@@ -13,6 +13,7 @@ from gdexp.config import targets
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.sources import options
 
+
 def _whole(low: int, high: float = math.inf) -> tuple[str, Any]:
     top = "" if high == math.inf else f" below {high:.0f}"
     return f"a whole number from {low}{top}", lambda v: targets.accepts(int, v) and low <= v < high

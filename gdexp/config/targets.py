@@ -222,9 +222,7 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     except Exception:  # annotations are the user's business; unreadable ones accept everything
         hints = {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = {
-        n: p.replace(annotation=hints.get(n, Any)) for n, p in signature.parameters.items() if p.kind in by_name
-    }
+    found = {n: p.replace(annotation=hints.get(n, Any)) for n, p in signature.parameters.items() if p.kind in by_name}
     return found, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
 
 
@@ -246,5 +244,3 @@ def _describe(hint: Any) -> str:
     if origin in (list, tuple, Sequence):
         return "a list"
     return words.get(hint, getattr(hint, "__name__", str(hint)))
-
-
