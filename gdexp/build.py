@@ -66,7 +66,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     model.to(device, dtype)
     loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
     data = _each(data, lambda batch: _moved(batch, device, dtype))
-    parameters = list(model.parameters()) or [torch.zeros((), requires_grad=True)]  # a model of buffers only
+    parameters = list(model.parameters()) or [nn.Parameter(torch.zeros(()))]  # a model of buffers only
     optimizer = targets.build("optimizer", config["optimizer"], parameters)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise Refusal(f"`optimizer._target_` must make a torch.optim.Optimizer, got {type(optimizer).__name__}")

@@ -25,9 +25,10 @@ class OneRun:
     """
 
     def __init__(self, model: nn.Module, loss: Loss | None, optimizer: Optimizer, *, classifies: bool = False) -> None:
-        self.model, self.loss, self.optimizer, self.classifies = model, loss, optimizer, classifies
+        self.model: Any = model  # Any: nn.Module declares no training_loss
+        self.loss, self.optimizer, self.classifies = loss, optimizer, classifies
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._learns = any(p.requires_grad for p in model.parameters()) or any(True for _ in model.parameters())
+        self._learns = next(model.parameters(), None) is not None  # else it has buffers only
         self._step = _plain_step(optimizer)
         self._closure = inspect.signature(optimizer.step).parameters.get("closure")
         model.train()

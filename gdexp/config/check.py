@@ -126,9 +126,9 @@ def _check_groups(config: DictConfig) -> None:
             raise Refusal(f"`{group}` must be one of {', '.join(options(group))}")
         if group not in _OWN and node._get_node("_target_") is None:
             raise Refusal(f"`{group}._target_` is missing: add +{group}._target_=my_module.name")
-    for key in config:
+    for key in map(str, config):
         if key not in (*GROUPS, "seed"):
-            raise Refusal(f"`{key}` is not a key{nearest(str(key), [*GROUPS, 'seed'])}")
+            raise Refusal(f"`{key}` is not a key{nearest(key, [*GROUPS, 'seed'])}")
 
 
 def _check_own(group: str, node: Mapping[str, Any]) -> None:

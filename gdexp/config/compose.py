@@ -4,7 +4,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from hydra import compose as hydra_compose
@@ -95,7 +95,7 @@ def sweep_keys(overrides: Iterable[Override]) -> list[str]:
     return [o.get_key_element() for o in overrides if o.is_sweep_override()]
 
 
-def job(config: DictConfig, hydra: DictConfig, varied: Iterable[str], sweep: str | None = None) -> Job:
+def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None = None) -> Job:
     """Make the job of a composed config.
 
     Args:
@@ -104,7 +104,7 @@ def job(config: DictConfig, hydra: DictConfig, varied: Iterable[str], sweep: str
         varied: the keys of the overrides that make up the job's name.
         sweep: id of the sweep, if any.
     """
-    config = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+    config = OmegaConf.masked_copy(config, [k for k in map(str, config) if k != "hydra"])
     options = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     typed = dict(o.split("=", 1) for o in hydra.overrides.task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
@@ -164,11 +164,12 @@ def _unknown_key(key: str, chosen: list[str]) -> Refusal:
 def keys(config: DictConfig) -> list[str]:
     """Return the dotted names of a config's leaves."""
     names: list[str] = []
-    for name, value in config.items_ex(resolve=False):
+    for key, value in config.items_ex(resolve=False):
+        name = str(key)
         if isinstance(value, DictConfig) and value:
             names += [f"{name}.{inner}" for inner in keys(value)]
         else:
-            names.append(str(name))
+            names.append(name)
     return names
 
 

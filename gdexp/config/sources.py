@@ -101,7 +101,7 @@ class _StudySource(FileConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         inside = self._inside(config_path)
-        return bool(inside) and super().is_config(inside)
+        return inside is not None and inside != "" and super().is_config(inside)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":

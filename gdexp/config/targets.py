@@ -218,7 +218,7 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     except (ValueError, TypeError):  # a builtin without a signature
         return {}, True
     try:
-        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except Exception:  # annotations are the user's business; unreadable ones accept everything
         hints = {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -15,12 +15,17 @@ from gdexp.data import TensorData
 
 _CELL = "radius texture perimeter area smoothness compactness concavity concave_points symmetry fractal_dimension"
 
+_WINE = (
+    "alcohol malic_acid ash alcalinity_of_ash magnesium total_phenols flavanoids nonflavanoid_phenols "
+    "proanthocyanins color_intensity hue od280_od315_of_diluted_wines proline"
+)
+
 NAMES = {
     "diabetes": ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"],
     "digits": [f"pixel_{row}_{column}" for row in range(8) for column in range(8)],
     "breast_cancer": [form.format(name) for form in ("mean_{}", "{}_error", "worst_{}") for name in _CELL.split()],
     "iris": ["sepal_length", "sepal_width", "petal_length", "petal_width"],
-    "wine": ["alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids", "nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue", "od280_od315_of_diluted_wines", "proline"],
+    "wine": _WINE.split(),
 }
 
 

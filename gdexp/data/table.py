@@ -59,10 +59,8 @@ def _read(path: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise ValueError(f"`data.path`: no file {path!r} here ({Path.cwd()})")
     try:
-        if ".parquet" in Path(path).suffixes:
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path)
+        read = pd.read_parquet if ".parquet" in Path(path).suffixes else pd.read_csv
+        frame = read(path)
     except pd.errors.EmptyDataError:
         raise ValueError(f"`data.path`: {path} is empty") from None
     except Exception as error:  # whatever pandas or pyarrow makes of a file that is no table

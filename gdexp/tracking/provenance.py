@@ -17,7 +17,7 @@ class Provenance:
 
     def __init__(self) -> None:
         try:
-            self._git = subprocess.Popen(
+            self._git: subprocess.Popen[str] | None = subprocess.Popen(
                 ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
