@@ -163,7 +163,7 @@ def _execute_one(job: "Job") -> Result:
                 raise failure
             assert parts is not None
             if job.sweep:
-                print(f"\n{name}")
+                _say(f"\n{name}")
             outcome, metrics = _train_and_record(parts, record)
         _report(outcome, metrics, parts, record)
     return Result(record.run_id, name, record.status, outcome, params, {k: v[-1] for k, v in metrics.items()})
@@ -196,7 +196,7 @@ def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, 
             if epoch.epoch == 1:
                 first = epoch.metrics
             if epoch.epoch % trainer["log_every"] == 0:
-                print(_line(epoch, trainer["epochs"]))
+                _say(_line(epoch, trainer["epochs"]))
         assert epoch is not None
         last = dict(epoch.metrics)
         if parts.data.test is not None:
@@ -207,7 +207,7 @@ def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, 
         outcome = "diverged" if epoch.diverged else "completed"
         tags = {"gdexp.diverged_at": epoch.epoch} if epoch.diverged else {}
         if epoch.diverged:
-            print(_divergence(epoch, parts.config))
+            _say(_divergence(epoch, parts.config))
         record.finish(outcome, learner.model.state_dict(), tags)
     finally:
         torch.set_num_threads(threads)
@@ -230,18 +230,26 @@ def _report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts",
     from gdexp.tracking.store import store_uri
 
     first, last = metrics["train_loss"]
-    print(f"\nOutcome: {outcome}, final loss {last:.6g}")
+    _say(f"\nOutcome: {outcome}, final loss {last:.6g}")
     for name, (_, value) in metrics.items():
         if name != "train_loss":
-            print(f"{name}: {value:.6g}")
+            _say(f"{name}: {value:.6g}")
     if outcome == "completed" and last > first:
-        print(f"The loss is rising: {first:.6g} at first, {last:.6g} at last; try a smaller learning rate.")
+        _say(f"The loss is rising: {first:.6g} at first, {last:.6g} at last; try a smaller learning rate.")
     weights = parts.learner.model.state_dict()
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
-        print("\n".join(f"{name}: {_numbers(t)}" for name, t in weights.items()))
+        _say("\n".join(f"{name}: {_numbers(t)}" for name, t in weights.items()))
     if record.run_id:
-        print(f"Run: {record.name} ({record.run_id})")
-        print(f"See it: mlflow ui --backend-store-uri {store_uri(parts.config['tracking']['uri'])}")
+        _say(f"Run: {record.name} ({record.run_id})")
+        _say(f"See it: mlflow ui --backend-store-uri {store_uri(parts.config['tracking']['uri'])}")
+
+
+def _say(text: str) -> None:
+    """Print; a reader that has gone away, as `head` does, must not end the training."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _numbers(t: Any) -> str:

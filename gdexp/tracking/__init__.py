@@ -7,11 +7,14 @@
 Leaving the block without `finish` closes the record as FAILED, or as KILLED on an interruption.
 """
 
+import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from torch import Tensor
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
 
 
 class Record(Protocol):

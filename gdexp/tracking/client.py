@@ -1,7 +1,7 @@
 """The record through MLflow's own client, for any tracking URI."""
 
 import math
-import os
+import re
 import tempfile
 import time
 import traceback as tracebacks
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -52,8 +50,10 @@ class ClientRecord:
             )
             self.run_id: str | None = run.info.run_id
             self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
-        except MlflowException as error:
-            raise Refusal(f"`tracking.uri`: {self.uri}: {str(error).splitlines()[0]}") from error
+        except Refusal:
+            raise
+        except Exception as error:  # MLflow's own, SQLAlchemy's, a server's: the store can't be used
+            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {str(error).splitlines()[0]}") from error
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the numbers of one epoch; those that aren't finite are left out."""
@@ -95,7 +95,8 @@ class ClientRecord:
         try:
             if self._db is None:
                 return self._client.create_experiment(name)
-            return self._client.create_experiment(name, artifact_location=(artifact_root(self._db) / name).as_uri())
+            folder = re.sub(r"[^\w-]", "_", name)
+            return self._client.create_experiment(name, artifact_location=(artifact_root(self._db) / folder).as_uri())
         except MlflowException:  # another process made it just now
             if (found := self._client.get_experiment_by_name(name)) is None:
                 raise
