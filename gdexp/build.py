@@ -58,6 +58,8 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     model = targets.build("model", config["model"])
     if not isinstance(model, nn.Module):
         raise Refusal(f"`model._target_` must make a torch.nn.Module, got {type(model).__name__}")
+    if odd := [k for k, v in model.state_dict().items() if not isinstance(v, Tensor)]:
+        raise Refusal(f"`model`: {odd[0]} in the state dict is no tensor and can't be recorded")
     _check_own_loss(model, loss, options)
     data = _fitted(data, model, loss, config)
     work = sum(p.numel() for p in model.parameters()) * (trainer["batch_size"] or rows(data.train))

@@ -7,6 +7,7 @@ One value's way: `optimizer.lr=0.01` → Hydra in `main` → `execute` builds th
 import gc
 import os
 import random
+import shlex
 import signal
 import sys
 import threading
@@ -133,7 +134,7 @@ def _execute_one(job: "Job") -> Result:
     from gdexp import tracking
     from gdexp.build import build
     from gdexp.config import written
-    from gdexp.config.check import check
+    from gdexp.config.check import check, check_targets
     from gdexp.config.targets import local_modules
     from gdexp.tracking.provenance import Provenance
 
@@ -142,13 +143,15 @@ def _execute_one(job: "Job") -> Result:
         config = check(job.config)
         parts, failure = None, None
         try:
+            check_targets(config)
             parts = build(config, job.options)
         except Refusal:
             raise
         except Exception as error:  # the user's own code; the record says so
             failure = error
         config = parts.config if parts else config
-        params = written.as_params(config, job.options)
+        shown = written.without_secrets(config, job.config)
+        params = written.as_params(shown, job.options)
         tags = provenance.tags() | {"gdexp.trained_as": "plain"} | ({"gdexp.sweep": job.sweep} if job.sweep else {})
         name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
         with tracking.start(
@@ -157,7 +160,7 @@ def _execute_one(job: "Job") -> Result:
             name=name,
             params=params,
             tags=tags,
-            config_yaml=written.as_yaml(config),
+            config_yaml=written.as_yaml(shown),
         ) as record:
             if failure is not None:
                 raise failure
@@ -241,7 +244,7 @@ def _report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts",
         _say("\n".join(f"{name}: {_numbers(t)}" for name, t in weights.items()))
     if record.run_id:
         _say(f"Run: {record.name} ({record.run_id})")
-        _say(f"See it: mlflow ui --backend-store-uri {store_uri(parts.config['tracking']['uri'])}")
+        _say(f"See it: mlflow ui --backend-store-uri {shlex.quote(store_uri(parts.config['tracking']['uri']))}")
 
 
 def _say(text: str) -> None:

@@ -210,3 +210,36 @@ def test_mini_batches_of_the_digits_mlp_have_every_bit_of_a_plain_loop(stocked):
     assert run["train_loss"] == total / len(x)
     loaded = gdexp.load(run["run_id"]).state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
+
+
+def test_module_that_cannot_be_imported_is_a_failed_run(stocked):
+    (stocked / "torn.py").write_text("import torch\n1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        gdexp.launch(["model=custom", "model._target_=torn.Net"])
+    assert only(gdexp.runs())["status"] == "FAILED"
+
+
+def test_secrets_are_not_recorded(stocked, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "hunter2")
+    (stocked / "keyed.py").write_text(
+        "from gdexp.data.synthetic import line\n"
+        "def load(key, url, password):\n"
+        "    assert (key, url, password) == ('hunter2', 'https://hunter2@x', 'p')\n"
+        "    return line()\n"
+    )
+    words = ["+data.key=${oc.env:MY_TOKEN}", "+data.url='https://${data.key}@x'", "+data.password=p"]
+    run = only(gdexp.launch(["data=custom", "data._target_=keyed.load", *words, "trainer.epochs=1"]))
+    assert (run["data.url"], run["data.password"]) == ("***", "***") and "password=***" in run["name"]
+    stored = (stocked / "mlflow.db").read_bytes() + b"".join(p.read_bytes() for p in stocked.glob("mlruns/**/*.yaml"))
+    assert b"hunter2" not in stored and b"oc.env:MY_TOKEN" in stored
+
+
+def test_experiment_name_comes_from_the_environment(stocked, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    gdexp.launch(["trainer.epochs=1"])
+    assert len(gdexp.runs("mine")) == 1
+
+
+def test_bfloat16_comes_back_as_bfloat16(stocked):
+    run = only(gdexp.launch(["trainer.dtype=bfloat16", "trainer.epochs=3"]))
+    assert gdexp.load(run["run_id"]).linear.weight.dtype is torch.bfloat16

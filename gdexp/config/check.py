@@ -72,7 +72,9 @@ _OWN = ("trainer", "tracking")  # groups with no target: all their keys stand in
 
 
 def check(config: DictConfig) -> dict[str, Any]:
-    """Refuse a config that can't be trained, and return it resolved, in plain containers.
+    """Refuse values that can't be trained with, and return the config resolved, in plain containers.
+
+    Nothing is imported here that a `_target_` names; that is `check_targets`.
 
     Args:
         config: one run's, as composed.
@@ -95,16 +97,29 @@ def check(config: DictConfig) -> dict[str, Any]:
             raise Refusal(f"`{key}` is missing: add {key}=…")
         if not keeps(node[name]):
             raise Refusal(f"`{key}` must be {rule}, got {node[name]!r}")
+    for group in _OWN:
+        _check_own(group, plain[group])
+    return plain
+
+
+def check_targets(plain: Mapping[str, Any]) -> None:
+    """Refuse targets that aren't there and arguments that they don't take.
+
+    Args:
+        plain: as `check` returned it.
+
+    Raises:
+        Refusal: likewise. An exception of the user's own module passes.
+    """
     for group in GROUPS:
         if group in _OWN:
-            _check_own(group, plain[group])
-        elif (node := plain[group]).get("_target_") is not None or group not in ("loss", "scheduler"):
+            continue
+        if (node := plain[group]).get("_target_") is not None or group not in ("loss", "scheduler"):
             own = {k: v for k, v in node.items() if group != "data" or k not in SPLIT_DEFAULTS}
             targets.check_arguments(group, own, _supplied(group, node["_target_"]))
     _check_hyperparameters(plain["optimizer"])
     for i, hook in enumerate(plain["trainer"]["on_epoch"]):
         targets.resolve(f"trainer.on_epoch[{i}]", hook)
-    return plain
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

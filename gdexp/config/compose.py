@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gdexp.config import sources
 from gdexp.config.refusal import Refusal, nearest
+from gdexp.config.written import is_secret
 
 _HYDRA = threading.RLock()  # Hydra keeps its state in singletons
 
@@ -106,7 +107,8 @@ def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None
     """
     config = OmegaConf.masked_copy(config, [k for k in map(str, config) if k != "hydra"])
     options = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    typed = dict(o.split("=", 1) for o in hydra.overrides.task if "=" in o)
+    task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
+    typed = dict(o.split("=", 1) for o in task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
     return Job(config, options, _name(values), sweep)
 
@@ -117,7 +119,8 @@ def _name(values: dict[str, str]) -> str | None:
     values = {k: v for k, v in values.items() if k.partition(".")[0].partition("/")[0] not in hidden}
     ends = [k.rpartition(".")[2] for k in values]
     short = {k: e if ends.count(e) == 1 and not e.startswith("_") else k for k, e in zip(values, ends, strict=True)}
-    name = " ".join(f"{short[k]}={v}" for k, v in values.items())
+    shown = {k: "***" if is_secret(e) else values[k] for k, e in zip(values, ends, strict=True)}
+    name = " ".join(f"{short[k]}={v}" for k, v in shown.items())
     return (name if len(name) <= 200 else name[:199] + "…") or None  # MLflow's column takes 250
 
 

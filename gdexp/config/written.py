@@ -1,12 +1,13 @@
 """How a config stands in the record: params as one types them, and config.yaml."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
+_SECRET_NAME = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
 _PLAIN_TEXT = re.compile(r"[\w./$%*@?|+~-](?:[\w./$%*@?|+:~ -]*[\w./$%*@?|+:~-])?")
 _OTHER_TYPE = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?\.?\d[\d_]*\.?\d*(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -14,6 +15,26 @@ _OTHER_TYPE = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?\.?\d[\d_]*\.?\d*(e
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that belongs into the record."""
     return {k: v for k, v in config.items() if k not in _UNRECORDED}
+
+
+def without_secrets(plain: Mapping[str, Any], config: DictConfig) -> dict[str, Any]:
+    """Return the recorded part of a config with its secrets left out.
+
+    A value that came through `${oc.env:…}` stands as that interpolation, another that repeats it and
+    the text of a key named like a password as `***`.
+
+    Args:
+        plain: resolved, in plain containers.
+        config: the same before it was resolved.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    secrets = {str(value) for value, source in _pairs(plain, raw) if _from_environment(source)} - {""}
+    return {k: _masked(k, v, raw.get(k), secrets) for k, v in recorded(plain).items()}  # type: ignore[union-attr]
+
+
+def is_secret(key: str) -> bool:
+    """Say whether a key is named like a password or token."""
+    return _SECRET_NAME.search(key) is not None
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
@@ -51,6 +72,38 @@ def typed(value: object) -> str:
             return value
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value)
+
+
+def _from_environment(source: object) -> bool:
+    return isinstance(source, str) and "${oc.env:" in source
+
+
+def _pairs(value: Any, source: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each leaf beside what it was before it was resolved."""
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from _pairs(v, source.get(k) if isinstance(source, Mapping) else source)
+    elif isinstance(value, list):
+        for i, v in enumerate(value):
+            yield from _pairs(v, source[i] if isinstance(source, list) else source)
+    else:
+        yield value, source
+
+
+def _masked(key: str, value: Any, source: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            k: _masked(k, v, source.get(k) if isinstance(source, Mapping) else source, secrets)
+            for k, v in value.items()
+        }
+    if _from_environment(source):
+        return source
+    if isinstance(value, list):
+        return [
+            _masked(key, v, source[i] if isinstance(source, list) else source, secrets) for i, v in enumerate(value)
+        ]
+    hidden = isinstance(value, str) and (is_secret(key) or any(s in value for s in secrets))
+    return "***" if hidden else value
 
 
 def _typed_leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -69,5 +69,10 @@ def start(
     from gdexp.tracking.client import ClientRecord
 
     return ClientRecord(
-        config["uri"], config["experiment"] or study, name=name, params=params, tags=tags, config_yaml=config_yaml
+        config["uri"],
+        config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp",
+        name=name,
+        params=params,
+        tags=tags,
+        config_yaml=config_yaml,
     )

@@ -28,7 +28,7 @@ class ClientRecord:
     def __init__(
         self,
         uri: str | None,
-        experiment: str | None,
+        experiment: str,
         *,
         name: str,
         params: Mapping[str, str],
@@ -40,17 +40,21 @@ class ClientRecord:
         self._metrics: list[Metric] = []
         self._flushed = time.monotonic()
         self._weights: Mapping[str, Tensor] = {}
+        self.run_id: str | None = None
         try:
             if self._db is not None:
                 ensure(self._db)
             self._client = MlflowClient(self.uri)
-            experiment = experiment or "gdexp"
             run = self._client.create_run(
                 self._experiment_id(experiment), tags={k: str(v) for k, v in tags.items()}, run_name=name
             )
-            self.run_id: str | None = run.info.run_id
+            self.run_id = run.info.run_id
             self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
         except Refusal:
+            raise
+        except KeyboardInterrupt:
+            if self.run_id:
+                self._client.set_terminated(self.run_id, "KILLED")
             raise
         except Exception as error:  # MLflow's own, SQLAlchemy's, a server's: the store can't be used
             raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {str(error).splitlines()[0]}") from error
