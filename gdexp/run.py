@@ -7,16 +7,17 @@ One value's way: `optimizer.lr=0.01` → Hydra in `main` → `execute` builds th
 import gc
 import os
 import random
-import shlex
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdexp.config.refusal import Refusal
+from gdexp.terminal import divergence_line, epoch_line, report, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,9 +167,9 @@ def _execute_one(job: "Job") -> Result:
                 raise failure
             assert parts is not None
             if job.sweep:
-                _say(f"\n{name}")
+                say(f"\n{name}")
             outcome, metrics = _train_and_record(parts, record)
-        _report(outcome, metrics, parts, record)
+        say(report(outcome, metrics, parts, record))
     return Result(record.run_id, name, record.status, outcome, params, {k: v[-1] for k, v in metrics.items()})
 
 
@@ -199,7 +200,7 @@ def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, 
             if epoch.epoch == 1:
                 first = epoch.metrics
             if epoch.epoch % trainer["log_every"] == 0:
-                _say(_line(epoch, trainer["epochs"]))
+                say(epoch_line(epoch, trainer["epochs"]))
         assert epoch is not None
         last = dict(epoch.metrics)
         if parts.data.test is not None:
@@ -210,53 +211,11 @@ def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, 
         outcome = "diverged" if epoch.diverged else "completed"
         tags = {"gdexp.diverged_at": epoch.epoch} if epoch.diverged else {}
         if epoch.diverged:
-            _say(_divergence(epoch, parts.config))
+            say(divergence_line(epoch, parts.config))
         record.finish(outcome, learner.model.state_dict(), tags)
     finally:
         torch.set_num_threads(threads)
     return outcome, metrics
-
-
-def _line(epoch: "Epoch", epochs: int) -> str:
-    extra = [f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k, v in epoch.metrics.items() if k != "train_loss"]
-    return f"Epoch [{epoch.epoch}/{epochs}], Loss: {epoch.train_loss:.4f}{''.join(extra)}"
-
-
-def _divergence(epoch: "Epoch", config: dict[str, Any]) -> str:
-    lr = config["optimizer"].get("lr")
-    remedy = f"try a smaller optimizer.lr than {lr}" if lr else "try a smaller learning rate"
-    return f"Diverged at epoch {epoch.epoch}: the loss is {epoch.train_loss:.4g}; {remedy}."
-
-
-def _report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", record: "Record") -> None:
-    """Print what came out, where it is recorded and how to see it."""
-    from gdexp.tracking.store import store_uri
-
-    first, last = metrics["train_loss"]
-    _say(f"\nOutcome: {outcome}, final loss {last:.6g}")
-    for name, (_, value) in metrics.items():
-        if name != "train_loss":
-            _say(f"{name}: {value:.6g}")
-    if outcome == "completed" and last > first:
-        _say(f"The loss is rising: {first:.6g} at first, {last:.6g} at last; try a smaller learning rate.")
-    weights = parts.learner.model.state_dict()
-    if 0 < sum(t.numel() for t in weights.values()) <= 12:
-        _say("\n".join(f"{name}: {_numbers(t)}" for name, t in weights.items()))
-    if record.run_id:
-        _say(f"Run: {record.name} ({record.run_id})")
-        _say(f"See it: mlflow ui --backend-store-uri {shlex.quote(store_uri(parts.config['tracking']['uri']))}")
-
-
-def _say(text: str) -> None:
-    """Print; a reader that has gone away, as `head` does, must not end the training."""
-    try:
-        print(text)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _numbers(t: Any) -> str:
-    return ", ".join(f"{v:.6g}" for v in t.flatten().tolist())
 
 
 def _prepare_process() -> None:
@@ -295,25 +254,22 @@ class _Failures(list[Exception]):
             traceback.print_exception(error)
 
 
-class _host_as_it_was:  # noqa: N801
+@contextmanager
+def _host_as_it_was() -> Iterator[None]:
     """Restore the random states of the process on leaving."""
+    import numpy as np
+    import torch
 
-    def __enter__(self) -> None:
-        import numpy as np
-        import torch
-
-        self._states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-
-    def __exit__(self, *exception: object) -> None:
-        import numpy as np
-        import torch
-
-        random.setstate(self._states[0])
-        np.random.set_state(self._states[1])
-        torch.set_rng_state(self._states[2])
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ FLOORS = {
     "tracking": 2,
     "learner": 3,
     "build": 4,
-    "run": 5,
-    "command": 6,
+    "terminal": 5,
+    "run": 6,
+    "command": 7,
 }
 
 

@@ -142,7 +142,7 @@ def test_help_imports_neither_torch_nor_mlflow(here, flag):
         f"sys.argv = ['gdexp', {flag!r}]\nimport gdexp.run\ngdexp.run.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.endswith("loaded set()\n") and "adam" in done.stdout or "SGD" in done.stdout
+    assert done.stdout.endswith("loaded set()\n") and ("adam" in done.stdout or "SGD" in done.stdout)
 
 
 def test_launch_leaves_its_host_as_it_was(stocked):

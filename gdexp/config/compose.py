@@ -107,7 +107,7 @@ def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None
     """
     config = OmegaConf.masked_copy(config, [k for k in map(str, config) if k != "hydra"])
     options = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    task: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
+    task: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
     typed = dict(o.split("=", 1) for o in task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
     return Job(config, options, _name(values), sweep)
