@@ -42,12 +42,22 @@ class Result(NamedTuple):
 
 
 def execute(jobs: Sequence["Job"]) -> list[Result]:
-    """Train and record jobs.
+    """Train and record jobs; one that fails doesn't stop the others.
 
     Raises:
-        Refusal: before anything is trained or written.
+        Refusal: the job was neither trained nor recorded.
+        Exception: the first one of the user's own code, when all jobs are done.
     """
-    return [_execute_one(job) for job in jobs]
+    results: list[Result] = []
+    failures: list[Exception] = []
+    for job in jobs:
+        try:
+            results.append(_execute_one(job))
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return results
 
 
 def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFrame":
