@@ -1,14 +1,14 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-import inspect
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
+
+from gdexp.data.split import rows
+from gdexp.metrics import Metric
+from gdexp.step import Step
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -20,106 +20,106 @@ class OneRun:
         model: on its device, with its dtype.
         loss: (output, target) -> scalar; None: the model has a `training_loss(batch)`, which returns
             the loss, or the loss and a dict of further numbers.
-        optimizer: over the model's parameters.
-        classifies: targets are class indices and outputs (rows, classes): accuracy is measured too.
+        step: over the model's parameters.
+        accuracy: measured beside the loss where it is given.
+        autocast: the dtype of a mixed-precision forward pass; None: that of the weights.
+        compiled: run the model through torch.compile.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss | None, optimizer: Optimizer, *, classifies: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss | None,
+        step: Step,
+        *,
+        accuracy: Metric | None = None,
+        autocast: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.model: Any = model  # Any: nn.Module declares no training_loss
-        self.loss, self.optimizer, self.classifies = loss, optimizer, classifies
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.loss, self.step, self.accuracy = loss, step, accuracy
         self._learns = next(model.parameters(), None) is not None  # else it has buffers only
-        self._step = _plain_step(optimizer)
-        self._closure = inspect.signature(optimizer.step).parameters.get("closure")
+        forward: Any = model if loss is not None else self.model.training_loss
+        self._forward = torch.compile(forward) if compiled else forward
+        device = next(iter(model.state_dict().values()), torch.empty(0)).device
+        self._autocast = None if autocast is None else (device.type, autocast)
         model.train()
 
-    def train_step(self, batch: Any) -> Mapping[str, Tensor]:
-        """Update the weights by one batch; return the loss, and the model's further numbers, before the update."""
-        if self._closure is not None and self._closure.default is inspect.Parameter.empty:
-            return self._step_with_closure(batch)
-        measures = self._gradients(batch)
-        self._step()
-        return measures
+    def train_step(self, *batches: Any) -> Mapping[str, Tensor]:
+        """Update the weights by one step on a batch, or on several whose gradients are accumulated.
 
-    def evaluate(self, batch: Any) -> Mapping[str, Tensor]:
-        """Return `loss`, for a classifier `accuracy`, and the model's further numbers, in eval mode."""
+        Returns:
+            `train_loss`, the model's further numbers and the norms asked for: means over the rows,
+            from before the update.
+        """
+        if not self.step.needs_closure:
+            measures = self._gradients(batches)
+            return {**measures, **self.step()}
+        evaluations: list[Mapping[str, Tensor]] = []
+
+        def closure() -> Tensor:  # an optimizer such as LBFGS evaluates the loss as often as it likes
+            evaluations.append(self._gradients(batches))
+            return evaluations[-1]["train_loss"]
+
+        norms = self.step(closure)
+        return {**evaluations[0], **norms}
+
+    def evaluate(self, batch: Any, outputs: list[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+        """Return `loss`, for a classifier `accuracy`, and the model's further numbers, in eval mode.
+
+        Args:
+            batch: of validation or test rows.
+            outputs: takes the model's output and the target.
+        """
         self.model.eval()
         try:
             with torch.no_grad():
-                if self.loss is None:
-                    return _with_numbers("loss", self.model.training_loss(batch))
-                inputs, target = batch
-                output = self.model(inputs)
-                measures = {"loss": self.loss(output, target)}
-                if self.classifies:
-                    measures["accuracy"] = (output.argmax(1) == target).double().mean()
+                measures, output = self._measured("loss", batch)
+                if self.accuracy is not None:
+                    measures["accuracy"] = self.accuracy(output, batch[1])
+                if outputs is not None:
+                    outputs.append((output, batch[1]))
                 return measures
         finally:
             self.model.train()
 
-    def weights(self) -> list[Tensor]:
+    def weights(self) -> Mapping[str, Tensor]:
         """Return the live tensors of the state dict."""
-        return [t.detach() for t in self.model.state_dict(keep_vars=True).values()]
+        return self.model.state_dict(keep_vars=True)
 
-    def _gradients(self, batch: Any) -> Mapping[str, Tensor]:
-        for p in self._parameters:
-            p.grad = None
-        if self.loss is None:
-            measures = _with_numbers("train_loss", self.model.training_loss(batch))
-        else:
+    def _gradients(self, batches: tuple[Any, ...]) -> Mapping[str, Tensor]:
+        self.step.clear()
+        if len(batches) == 1:
+            measures, _ = self._measured("train_loss", batches[0])
+            if self._learns:
+                self.step.backward(measures["train_loss"])
+            return measures
+        total = sum(map(rows, batches))
+        means: dict[str, Tensor] = {}
+        for batch in batches:
+            measures, _ = self._measured("train_loss", batch)
+            parts = total / rows(batch)  # as many as there are batches, if they are alike
+            if self._learns:
+                self.step.backward(measures["train_loss"] / parts)
+            for name, value in measures.items():
+                means[name] = means.get(name, 0.0) + torch.as_tensor(value).detach() / parts
+        return means
+
+    def _measured(self, name: str, batch: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return {name: loss, …} of a batch, and the model's output, where the loss is apart."""
+        if self._autocast is None:
+            return self._forwarded(name, batch)
+        device, dtype = self._autocast
+        with torch.autocast(device, dtype):
+            return self._forwarded(name, batch)
+
+    def _forwarded(self, name: str, batch: Any) -> tuple[dict[str, Tensor], Any]:
+        if self.loss is not None:
             inputs, target = batch
-            measures = {"train_loss": self.loss(self.model(inputs), target)}
-        if self._learns:
-            measures["train_loss"].backward()
-        return measures
-
-    def _step_with_closure(self, batch: Any) -> Mapping[str, Tensor]:
-        """Let an optimizer such as LBFGS evaluate the loss as often as it likes; the first time counts."""
-        evaluations: list[Mapping[str, Tensor]] = []
-
-        def closure() -> Tensor:
-            evaluations.append(self._gradients(batch))
-            return evaluations[-1]["train_loss"]
-
-        self.optimizer.step(closure)  # type: ignore[arg-type]
-        return evaluations[0]
-
-
-def _with_numbers(name: str, returned: Any) -> dict[str, Tensor]:
-    """Return {name: loss, …} for a training_loss that returned the loss or (loss, numbers)."""
-    if not isinstance(returned, tuple):
-        return {name: returned}
-    loss, numbers = returned
-    return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}
-
-
-def _plain_step(optimizer: Optimizer) -> Callable[[], object]:
-    """Return the optimizer's step without the wrappers of torch.optim, where they do nothing.
-
-    They import torch._dynamo (about a second, though nothing is compiled) and enter the profiler
-    at every step. What they wrap is torch's own step, unmodified; with step hooks registered, for
-    classes that aren't torch's, or with GDEXP_PLAIN=1, the step is called as usual.
-    """
-    kind = type(optimizer)
-    hooks = (
-        optimizer._optimizer_step_pre_hooks,
-        optimizer._optimizer_step_post_hooks,
-        torch_optimizer._global_optimizer_pre_hooks,
-        torch_optimizer._global_optimizer_post_hooks,
-    )
-    if os.environ.get("GDEXP_PLAIN") == "1" or not kind.__module__.startswith("torch.optim.") or any(hooks):
-        return optimizer.step  # type: ignore[return-value]
-    bare = torch.no_grad()(inspect.unwrap(kind.step))
-    return lambda: bare(optimizer)
-
-
-def spare_dynamo() -> None:
-    """Let the first optimizer of this process be made without importing torch._dynamo.
-
-    `Optimizer.add_param_group` is wrapped to be left alone by torch.compile, and the wrapper imports
-    torch._dynamo (823 modules) on its first call; marked as dealt with, it calls straight through.
-    For the command line only: a host that compiles its own optimizers keeps torch as it is.
-    """
-    inner = getattr(Optimizer.add_param_group, "__wrapped__", None)
-    if inner is not None and os.environ.get("GDEXP_PLAIN") != "1":
-        inner.__dynamo_disable = inner
+            output = self._forward(inputs)
+            return {name: self.loss(output, target)}, output
+        returned = self._forward(batch)
+        if not isinstance(returned, tuple):
+            return {name: returned}, None
+        loss, numbers = returned
+        return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}, None

@@ -14,50 +14,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gdexp.config.refusal import Refusal
-from gdexp.terminal import divergence_line, epoch_line, report, say
+from gdexp.execute import execute
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gdexp.build import Parts
-    from gdexp.config.compose import Job
-    from gdexp.tracking import Record
-    from gdexp.train import Epoch
-
 _ONE_AT_A_TIME = threading.RLock()  # torch's random generator is one per process
-
-
-class Result(NamedTuple):
-    """What became of one run."""
-
-    run_id: str | None
-    name: str
-    status: str
-    outcome: str
-    params: dict[str, str]
-    metrics: dict[str, float]  # the last of each
-
-
-def execute(jobs: Sequence["Job"]) -> list[Result]:
-    """Train and record jobs; one that fails doesn't stop the others.
-
-    Raises:
-        Refusal: the job was neither trained nor recorded.
-        Exception: the first one of the user's own code, when all jobs are done.
-    """
-    results: list[Result] = []
-    failures: list[Exception] = []
-    for job in jobs:
-        try:
-            results.append(_execute_one(job))
-        except Exception as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return results
 
 
 def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFrame":
@@ -141,99 +106,12 @@ def _run_hydra(argv: list[str]) -> list[Exception]:
     return failures
 
 
-def _execute_one(job: "Job") -> Result:
-    from gdexp import tracking
-    from gdexp.build import build
-    from gdexp.config import written
-    from gdexp.config.check import check, check_targets
-    from gdexp.config.targets import local_modules
-    from gdexp.tracking.provenance import Provenance
-
-    provenance = Provenance()
-    with local_modules():
-        config = check(job.config)
-        parts, failure = None, None
-        try:
-            check_targets(config)
-            parts = build(config, job.options)
-        except Refusal:
-            raise
-        except Exception as error:  # the user's own code; the record says so
-            failure = error
-        config = parts.config if parts else config
-        shown = written.without_secrets(config, job.config)
-        params = written.as_params(shown, job.options)
-        tags = provenance.tags() | {"gdexp.trained_as": "plain"} | ({"gdexp.sweep": job.sweep} if job.sweep else {})
-        name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
-        with tracking.start(
-            config["tracking"],
-            study=job.options.get("experiments"),
-            name=name,
-            params=params,
-            tags=tags,
-            config_yaml=written.as_yaml(shown),
-        ) as record:
-            if failure is not None:
-                raise failure
-            assert parts is not None
-            if job.sweep:
-                say(f"\n{name}")
-            outcome, metrics = _train_and_record(parts, record)
-        say(report(outcome, metrics, parts, record))
-    return Result(record.run_id, name, record.status, outcome, params, {k: v[-1] for k, v in metrics.items()})
-
-
-def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, tuple[float, ...]]]:
-    """Train; return the outcome and the first and last value of each metric."""
-    import torch
-
-    from gdexp.train import evaluate, train
-
-    trainer, learner = parts.config["trainer"], parts.learner
-    record.keep(learner.model.state_dict())
-    metrics: dict[str, tuple[float, ...]] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(parts.threads)
-    try:
-        epoch: Epoch | None = None
-        for epoch in train(
-            learner,
-            parts.data,
-            epochs=trainer["epochs"],
-            batch_size=trainer["batch_size"],
-            seed=parts.config["seed"],
-            divergence_factor=trainer["divergence_factor"],
-        ):
-            record.add(epoch.epoch, epoch.metrics)
-            for hook in parts.hooks:
-                hook(epoch, learner.model)
-            if epoch.epoch == 1:
-                first = epoch.metrics
-            if epoch.epoch % trainer["log_every"] == 0:
-                say(epoch_line(epoch, trainer["epochs"]))
-        assert epoch is not None
-        last = dict(epoch.metrics)
-        if parts.data.test is not None:
-            test = {f"test_{k}": v for k, v in evaluate(learner, parts.data.test, trainer["batch_size"]).items()}
-            record.add(epoch.epoch, test)
-            last |= test
-        metrics = {k: (first.get(k, v), v) for k, v in last.items()}
-        outcome = "diverged" if epoch.diverged else "completed"
-        tags = {"gdexp.diverged_at": epoch.epoch} if epoch.diverged else {}
-        if epoch.diverged:
-            say(divergence_line(epoch, parts.config))
-        record.finish(outcome, learner.model.state_dict(), tags)
-    finally:
-        torch.set_num_threads(threads)
-    return outcome, metrics
-
-
 def _prepare_process() -> None:
     """Make this process start quickly; what is imported now lives as long as it does."""
     import torch
 
     from gdexp import build, tracking  # noqa: F401
-    from gdexp.learner import spare_dynamo
+    from gdexp.step import spare_dynamo
 
     assert torch
     spare_dynamo()

@@ -2,17 +2,77 @@
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from gdexp.build import Parts
     from gdexp.tracking import Record
     from gdexp.train import Epoch
 
+_LONG_SECONDS = 2.0  # before a bar is shown
+
+
+class Progress:
+    """An epoch's line every so often, and on a terminal, once a run has lasted, one bar below them."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        trainer = config["trainer"]
+        self._config, self._epochs, self._every = config, trainer["epochs"], trainer["log_every"]
+        self.wants_steps = sys.stdout.isatty()
+        self._began = time.monotonic()
+        self._bar: Any = None
+        self._done = 0
+        self._loss = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, step: int) -> None:
+        """Note a step; a run that lasts gets its bar within its first epoch, too."""
+        if self._bar is None and time.monotonic() - self._began > _LONG_SECONDS:
+            self._bar = self._started_bar()
+
+    def epoch(self, epoch: "Epoch") -> None:
+        """Note an epoch."""
+        self._done = epoch.epoch
+        if self._bar is not None:
+            rate = f", rate {epoch.metrics['lr']:.3g}" if "lr" in epoch.metrics else ""
+            self._bar.update(self._bar.task_ids[0], completed=epoch.epoch, shown=f"loss {epoch.train_loss:.4g}{rate}")
+        if epoch.epoch % self._every == 0:
+            self._print(epoch_line(epoch, self._epochs))
+
+    def ended(self, epoch: "Epoch") -> None:
+        """Say why a run ended before its last epoch, if it did."""
+        if epoch.diverged:
+            say(divergence_line(epoch, self._config))
+        elif epoch.stopped:
+            say(f"Stopped at epoch {epoch.epoch}: {epoch.stopped}.")
+
+    def _print(self, line: str) -> None:
+        if self._bar is None:
+            say(line)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False)
+
+    def _started_bar(self) -> Any:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("Epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[shown]}")
+        bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+        bar.add_task("", total=self._epochs, completed=self._done, shown="")
+        bar.start()
+        return bar
+
 
 def epoch_line(epoch: "Epoch", epochs: int) -> str:
     """Return the tutorial's line, with the other measures behind it."""
-    extra = [f", {k.replace('_', ' ').capitalize()}: {v:.4f}" for k, v in epoch.metrics.items() if k != "train_loss"]
+    extra = [f", {_words(k)}: {_short(v)}" for k, v in epoch.metrics.items() if k != "train_loss"]
     return f"Epoch [{epoch.epoch}/{epochs}], Loss: {epoch.train_loss:.4f}{''.join(extra)}"
 
 
@@ -39,7 +99,7 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     lines += [f"{name}: {value:.6g}" for name, (_, value) in metrics.items() if name != "train_loss"]
     if outcome == "completed" and last > first:
         lines.append(f"The loss is rising: {first:.6g} at first, {last:.6g} at last; try a smaller learning rate.")
-    weights = parts.learner.model.state_dict()
+    weights = parts.learner.weights()
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
     if record.run_id:
@@ -54,6 +114,16 @@ def say(text: str) -> None:
         print(text)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _words(name: str) -> str:
+    """Return `Val loss` for val_loss."""
+    return name if name == "lr" else name.replace("_", " ").capitalize()
+
+
+def _short(value: float) -> str:
+    """Return four digits after the point, or as many that count where these would show nothing."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"
 
 
 def _numbers(t: Any) -> str:

@@ -18,7 +18,7 @@ REFUSED = {
     "optimizer.lrr=1": "did you mean `optimizer.lr`?",
     "optimizer=sdg": "did you mean `sgd`?",
     "optimizer=": "`optimizer=`",
-    "optimizer=null": "`optimizer=null`: choose from adam, custom, sgd",
+    "optimizer=null": "`optimizer=null`: choose from adadelta, adafactor",
     "optimizer.lr=abc": "`optimizer.lr` must be a number",
     "optimizer.lr=null": "`optimizer.lr` must be a number",
     "optimizer.lr=true": "`optimizer.lr` must be a number",

@@ -4,6 +4,7 @@ The rule of a key of ours stands in RULES; the keys of a target are checked agai
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,12 +28,23 @@ def _or_null(rule: tuple[str, Any]) -> tuple[str, Any]:
     return f"{rule[0]}, or null", lambda v: v is None or rule[1](v)
 
 
+def _or_auto(rule: tuple[str, Any]) -> tuple[str, Any]:
+    return f"auto, {rule[0]}", lambda v: v == "auto" or rule[1](v)
+
+
 def _among(*names: str) -> tuple[str, Any]:
     return f"one of {', '.join(names)}", lambda v: v in names
 
 
+def _list_of_names(example: str) -> tuple[str, Any]:
+    return f"a list as [{example}]", lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v)
+
+
 _TEXT = ("text", lambda v: isinstance(v, str) and v != "")
+_BOOLEAN = ("true or false", lambda v: isinstance(v, bool))
 _SHARE = _number("in [0, 1) or a number of rows", lambda v: 0 <= v < 1 or (v >= 1 and v == int(v)))
+
+_MEASURES = ("grad_norm", "update_norm", "weight_norm", "rows_per_second", "epoch_seconds", "peak_memory")
 
 # key: (the rule in words, whether a value keeps it)
 RULES: dict[str, tuple[str, Any]] = {
@@ -41,24 +53,50 @@ RULES: dict[str, tuple[str, Any]] = {
     "data.test_fraction": _SHARE,
     "data.split_seed": _or_null(_whole(0, 2**32)),
     "data.standardize": _among("inputs", "both", "none"),
+    "metrics": _list_of_names("f1, auroc"),
+    "scheduler.interval": _among("epoch", "step"),
+    "scheduler.warmup": _whole(0),
+    "scheduler.warmup_start_factor": _number("in (0, 1]", lambda v: 0 < v <= 1),
     "trainer.epochs": _whole(1),
     "trainer.batch_size": _or_null(_whole(1)),
+    "trainer.accumulate": _whole(1),
+    "trainer.max_steps": _or_null(_whole(1)),
+    "trainer.max_seconds": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.clip_norm": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.clip_value": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.monitor": _or_null(_TEXT),
+    "trainer.monitor_mode": _among("auto", "min", "max"),
+    "trainer.patience": _or_null(_whole(1)),
+    "trainer.min_delta": _number("from 0", lambda v: v >= 0),
+    "trainer.target": _or_null(_number("", lambda v: True)),
+    "trainer.ema": _or_null(_number("in [0, 1)", lambda v: 0 <= v < 1)),
     "trainer.device": _TEXT,
     "trainer.threads": ("auto or a whole number from 1", lambda v: v == "auto" or _whole(1)[1](v)),
     "trainer.dtype": _among("float32", "float64", "bfloat16"),
+    "trainer.autocast": _or_null(_among("bfloat16", "float16")),
+    "trainer.compile": _BOOLEAN,
+    "trainer.deterministic": _or_auto(_BOOLEAN),
+    "trainer.workers": _whole(0),
     "trainer.log_every": _whole(1),
-    "trainer.divergence_factor": _or_null(_number("above 0", lambda v: v > 0)),
-    "trainer.on_epoch": (
-        "a list of dotted names as [my_hooks.sample]",
-        lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v),
+    "trainer.log_steps": _or_null(_whole(1)),
+    "trainer.record": (
+        f"a list of {', '.join(_MEASURES)}",
+        lambda v: isinstance(v, list) and all(name in _MEASURES for name in v),
     ),
+    "trainer.trajectory": _or_auto(_BOOLEAN),
+    "trainer.divergence_factor": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.on_epoch": _list_of_names("my_hooks.sample"),
     "tracking.uri": _or_null(_TEXT),
     "tracking.experiment": _or_null(_TEXT),
     "tracking.writer": _among("client", "none"),
 }
 
-# what a data option that says nothing of the split gets
-SPLIT_DEFAULTS = {"val_fraction": 0, "test_fraction": 0, "split_seed": 0, "standardize": "none"}
+# keys of ours beside the arguments of a target, and what an option that doesn't name them gets
+OWN: dict[str, dict[str, Any]] = {
+    "data": {"val_fraction": 0, "test_fraction": 0, "split_seed": 0, "standardize": "none"},
+    "optimizer": {"param_groups": None},
+    "scheduler": {"interval": "epoch", "warmup": 0, "warmup_start_factor": 1 / 3},
+}
 
 # of an optimizer's hyperparameters, beyond "finite and not negative"
 RANGES = {
@@ -67,8 +105,8 @@ RANGES = {
     "alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
 }
 
-GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "trainer", "tracking")
-_OWN = ("trainer", "tracking")  # groups with no target: all their keys stand in RULES
+GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "learner", "trainer", "tracking")
+_UNTARGETED = ("trainer", "tracking")  # all their keys stand in RULES
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -86,7 +124,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise Refusal(f"`{missing[0]}` is missing: add {missing[0]}=…")
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    plain["data"] |= {k: v for k, v in SPLIT_DEFAULTS.items() if k not in plain["data"]}
+    for group, defaults in OWN.items():
+        plain[group] |= {k: v for k, v in defaults.items() if k not in plain[group]}
     for key, value in leaves(plain):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refusal(f"`{key}` must be finite, got {value}")
@@ -97,7 +136,7 @@ def check(config: DictConfig) -> dict[str, Any]:
             raise Refusal(f"`{key}` is missing: add {key}=…")
         if not keeps(node[name]):
             raise Refusal(f"`{key}` must be {rule}, got {node[name]!r}")
-    for group in _OWN:
+    for group in _UNTARGETED:
         _check_own(group, plain[group])
     return plain
 
@@ -112,14 +151,22 @@ def check_targets(plain: Mapping[str, Any]) -> None:
         Refusal: likewise. An exception of the user's own module passes.
     """
     for group in GROUPS:
-        if group in _OWN:
+        if group in _UNTARGETED:
             continue
-        if (node := plain[group]).get("_target_") is not None or group not in ("loss", "scheduler"):
-            own = {k: v for k, v in node.items() if group != "data" or k not in SPLIT_DEFAULTS}
-            targets.check_arguments(group, own, _supplied(group, node["_target_"]))
-    _check_hyperparameters(plain["optimizer"])
+        if (node := plain[group])["_target_"] is not None:
+            targets.check_arguments(group, own(group, node), _supplied(group, node["_target_"]))
+        elif group == "data":
+            raise Refusal("`data._target_` must be a dotted name as my_module.load, got None")
+    _check_optimizer(plain["optimizer"])
+    if plain["scheduler"]["interval"] == "step" and str(plain["scheduler"]["_target_"]).endswith(".ReduceLROnPlateau"):
+        raise Refusal("`scheduler.interval` must be epoch: a plateau is seen in the metrics of epochs")
     for i, hook in enumerate(plain["trainer"]["on_epoch"]):
         targets.resolve(f"trainer.on_epoch[{i}]", hook)
+
+
+def own(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node without our keys: what its target takes."""
+    return {k: v for k, v in node.items() if k not in OWN.get(group, ())}
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -139,11 +186,11 @@ def _check_groups(config: DictConfig) -> None:
         node = config._get_node(group)
         if node is None or not isinstance(node, DictConfig) or node._is_none():
             raise Refusal(f"`{group}` must be one of {', '.join(options(group))}")
-        if group not in _OWN and node._get_node("_target_") is None:
+        if group not in _UNTARGETED and node._get_node("_target_") is None:
             raise Refusal(f"`{group}._target_` is missing: add +{group}._target_=my_module.name")
     for key in map(str, config):
-        if key not in (*GROUPS, "seed"):
-            raise Refusal(f"`{key}` is not a key{nearest(key, [*GROUPS, 'seed'])}")
+        if key not in (*GROUPS, "seed", "metrics"):
+            raise Refusal(f"`{key}` is not a key{nearest(key, [*GROUPS, 'seed', 'metrics'])}")
 
 
 def _check_own(group: str, node: Mapping[str, Any]) -> None:
@@ -160,14 +207,36 @@ def _supplied(group: str, name: str) -> int:
     return int(group in ("optimizer", "scheduler"))
 
 
-def _check_hyperparameters(node: Mapping[str, Any]) -> None:
-    known = targets.parameters(targets.resolve("optimizer._target_", node["_target_"]))
+def _check_optimizer(node: Mapping[str, Any]) -> None:
+    if node["_target_"] is None:
+        return
+    arguments = own("optimizer", node)
+    _check_hyperparameters("optimizer", node["_target_"], arguments)
+    groups = node["param_groups"]
+    if groups is not None and not (
+        isinstance(groups, Mapping) and all(isinstance(g, Mapping) for g in groups.values())
+    ):
+        raise Refusal(f"`optimizer.param_groups` must be a mapping as {{bias: {{weight_decay: 0}}}}, got {groups!r}")
+    for pattern, hyperparameters in (groups or {}).items():
+        key = f"optimizer.param_groups.{pattern}"
+        try:
+            re.compile(str(pattern))
+        except re.error as error:
+            raise Refusal(f"`{key}` must be a regular expression: {error}") from error
+        targets.check_arguments(key, {**hyperparameters, "_target_": node["_target_"]}, 1, whole=False)
+        _check_hyperparameters(key, node["_target_"], hyperparameters)
+
+
+def _check_hyperparameters(group: str, target: str, node: Mapping[str, Any]) -> None:
+    known = targets.parameters(targets.resolve("optimizer._target_", target))
     for key, value in leaves(node):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        default = known[key].default if key in known else None
-        negative_by_default = isinstance(default, (int, float)) and default < 0  # as Adafactor's beta2_decay
-        if value < 0 and not negative_by_default:
-            raise Refusal(f"`optimizer.{key}` must not be negative, got {value}")
+        name = key.partition("[")[0]
+        default = known[name].default if name in known else None
+        defaults = default if isinstance(default, tuple) else (default,)
+        may_be_negative = any(isinstance(d, (int, float)) and d < 0 for d in defaults)
+        if value < 0 and not may_be_negative:  # as Adafactor's beta2_decay and Muon's ns_coefficients are
+            raise Refusal(f"`{group}.{key}` must not be negative, got {value}")
         if key in RANGES and not RANGES[key][1](value):
-            raise Refusal(f"`optimizer.{key}` must be {RANGES[key][0]}, got {value}")
+            raise Refusal(f"`{group}.{key}` must be {RANGES[key][0]}, got {value}")

@@ -18,7 +18,11 @@ from typing import Any
 from gdexp.config import sources
 from gdexp.config.refusal import Refusal, nearest
 
-FROM_DATA = ("in_features", "out_features")  # given to a constructor that has them, if the config doesn't
+# given to a constructor that has them, if the config doesn't
+SUPPLIED = {
+    "model": ("in_features", "in_shape", "out_features"),
+    "learner": ("in_features", "in_shape", "out_features", "model", "loss", "optimizer", "device", "dtype"),
+}
 
 
 @contextmanager
@@ -85,7 +89,9 @@ def build(
             f"`{key}._target_`: {node['_target_']} is not built from a record unless you allow it: "
             f"GDEXP_ALLOW={node['_target_']}"
         )
+    known = parameters(target)
     given = {k: _inner(f"{key}.{k}", v, trust) for k, v in node.items() if k != "_target_"}
+    given = {k: _tensor(v) if k in known and _is_tensor(known[k].annotation) else v for k, v in given.items()}
     try:
         return target(*first, **given, **extra)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -95,13 +101,14 @@ def build(
         raise Refusal(line) from error
 
 
-def check_arguments(key: str, node: Mapping[str, Any], supplied: int = 0) -> None:
+def check_arguments(key: str, node: Mapping[str, Any], supplied: int = 0, *, whole: bool = True) -> None:
     """Refuse a node whose keys don't fit the signature of its target.
 
     Args:
         key: where the node stands, as `optimizer`.
         node: plain containers.
         supplied: how many leading parameters the program itself fills in.
+        whole: whether an argument without a default must be there.
     """
     target = resolve(f"{key}._target_", node["_target_"])
     known, open_ended = _parameters(target)
@@ -117,7 +124,7 @@ def check_arguments(key: str, node: Mapping[str, Any], supplied: int = 0) -> Non
             raise Refusal(f"`{key}.{name}` must be {_describe(known[name].annotation)}, got {value!r}")
     for name, parameter in known.items():
         missing = parameter.default is inspect.Parameter.empty and name not in node
-        if missing and name not in FROM_DATA:
+        if missing and whole and name not in SUPPLIED.get(key, ()):
             raise Refusal(f"`{key}.{name}` is missing: {node['_target_']} needs it (+{key}.{name}=…)")
 
 
@@ -134,7 +141,8 @@ def accepts(hint: Any, value: object) -> bool:
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
-        return any(accepts(h, value) for h in inner)
+        plain = [h for h in inner if not _is_tensor(h)] if float in inner else inner  # a rate isn't a list
+        return any(accepts(h, value) for h in plain)
     if origin is typing.Literal:
         return value in inner
     if origin in (list, tuple, Sequence):
@@ -151,7 +159,7 @@ def accepts(hint: Any, value: object) -> bool:
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint in (bool, str):
         return isinstance(value, hint)
-    return getattr(hint, "__name__", "") != "Tensor"
+    return not _is_tensor(hint) or _is_numbers(value)
 
 
 def trusted(target: Any) -> bool:
@@ -186,6 +194,26 @@ def _inner(key: str, value: Any, trust: Callable[[Any], bool] | None) -> Any:
     if isinstance(value, (list, tuple)):
         return [_inner(f"{key}[{i}]", v, trust) for i, v in enumerate(value)]
     return value
+
+
+def _is_tensor(hint: Any) -> bool:
+    """Say whether a hint is a Tensor, or a Tensor or null."""
+    return any(getattr(h, "__name__", "") == "Tensor" for h in (hint, *typing.get_args(hint))) and not any(
+        h in typing.get_args(hint) for h in (int, float)
+    )
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) or _is_numbers(v) for v in value
+    )
+
+
+def _tensor(value: Any) -> Any:
+    """Return numbers, as a loss's class weights, as the tensor that torch wants."""
+    import torch
+
+    return torch.tensor(value, dtype=torch.get_default_dtype()) if _is_numbers(value) else value
 
 
 def _module(key: str, name: str, whole: str) -> ModuleType:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
 _SECRET_NAME = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
+_KEY = re.compile(r"[\w.: /-]+")  # what MLflow takes in the name of a param
 _PLAIN_TEXT = re.compile(r"[\w./$%*@?|+~-](?:[\w./$%*@?|+:~ -]*[\w./$%*@?|+:~-])?")
 _OTHER_TYPE = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?\.?\d[\d_]*\.?\d*(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -109,7 +110,7 @@ def _masked(key: str, value: Any, source: Any, secrets: Collection[str]) -> Any:
 def _typed_leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name, value in node.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and all(_KEY.fullmatch(str(k)) for k in value):
             found += _typed_leaves(value, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", typed(value)))

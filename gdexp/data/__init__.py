@@ -1,4 +1,4 @@
-"""The data of a run, as tensors in memory: `TensorData` and where it comes from."""
+"""The data of a run: `TensorData` and where it comes from."""
 
 from typing import Any, NamedTuple
 

@@ -33,25 +33,33 @@ def split(data: TensorData, *, val_fraction: float, test_fraction: float, split_
         split_seed: which shuffle.
     """
     total = rows(data.train)
-    n_val, n_test = _count("val_fraction", val_fraction, total), _count("test_fraction", test_fraction, total)
-    for name, wanted, there in (("val", n_val, data.val), ("test", n_test, data.test)):
-        if wanted and there is not None:
-            raise Refusal(f"`data.{name}_fraction` must be 0: the data brings its own {name} rows")
-    if not n_val + n_test:
+    if not val_fraction and not test_fraction:
         return data
-    if n_val + n_test >= total:
-        raise Refusal(f"`data.val_fraction` and `data.test_fraction` leave no training rows of {total}")
-    order = torch.arange(total)
-    if split_seed is not None:
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
-    train, val, test = order.split([total - n_val - n_test, n_val, n_test])
+    order, sizes = partition(data, total, val_fraction, test_fraction, split_seed)
+    train, val, test = order.split(sizes)
 
     def take(index: torch.Tensor) -> Any:
         return tree_map(lambda t: t[index], data.train)
 
     return data._replace(
-        train=take(train), val=take(val) if n_val else data.val, test=take(test) if n_test else data.test
+        train=take(train), val=take(val) if sizes[1] else data.val, test=take(test) if sizes[2] else data.test
     )
+
+
+def partition(
+    data: TensorData, total: int, val_fraction: float, test_fraction: float, split_seed: int | None
+) -> tuple[torch.Tensor, list[int]]:
+    """Return the rows in the order that the split takes them, and how many are train, val and test."""
+    n_val, n_test = _count("val_fraction", val_fraction, total), _count("test_fraction", test_fraction, total)
+    for name, wanted, there in (("val", n_val, data.val), ("test", n_test, data.test)):
+        if wanted and there is not None:
+            raise Refusal(f"`data.{name}_fraction` must be 0: the data brings its own {name} rows")
+    if n_val + n_test >= total:
+        raise Refusal(f"`data.val_fraction` and `data.test_fraction` leave no training rows of {total}")
+    order = torch.arange(total)
+    if split_seed is not None:
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
+    return order, [total - n_val - n_test, n_val, n_test]
 
 
 def standardize(data: TensorData, which: str) -> TensorData:
@@ -78,7 +86,7 @@ def standardize(data: TensorData, which: str) -> TensorData:
 
 def _moments(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     deviation, mean = torch.std_mean(t.double(), dim=0, correction=0)
-    return mean, torch.where(deviation > 0, deviation, 1.0)
+    return mean.to(t.dtype), torch.where(deviation > 0, deviation, 1.0).to(t.dtype)
 
 
 def _floating(t: Any) -> bool:

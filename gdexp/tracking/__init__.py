@@ -2,7 +2,7 @@
 
     with start(config, name=…, params=…, tags=…, config_yaml=…) as record:
         record.add(step, {"train_loss": 0.5})
-        record.finish("completed", weights)
+        record.finish("completed", {"weights": weights})
 
 Leaving the block without `finish` closes the record as FAILED, or as KILLED on an interruption.
 """
@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from torch import Tensor
+
+from gdexp.data.identity import Identity
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
 
@@ -27,8 +29,10 @@ class Record(Protocol):
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record numbers of one epoch; those that aren't finite are left out."""
 
-    def finish(self, outcome: str, weights: Mapping[str, Tensor], tags: Mapping[str, object] | None = None) -> None:
-        """Close the record of a run that came to its end."""
+    def finish(
+        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
+    ) -> None:
+        """Close the record of a run that came to its end, with its files NAME.safetensors."""
 
     def keep(self, weights: Mapping[str, Tensor]) -> None:
         """Say what to save should the run be cut off: the live weights."""
@@ -48,6 +52,7 @@ def start(
     params: Mapping[str, str],
     tags: Mapping[str, str],
     config_yaml: str,
+    data: Identity | None = None,
 ) -> Record:
     """Open the store and begin a run in it.
 
@@ -58,6 +63,7 @@ def start(
         params: written once.
         tags: likewise, beside those that every run gets.
         config_yaml: text of the artifact config.yaml.
+        data: recorded as MLflow's dataset input.
 
     Raises:
         Refusal: the store can't be opened or written.
@@ -75,4 +81,5 @@ def start(
         params=params,
         tags=tags,
         config_yaml=config_yaml,
+        data=data,
     )

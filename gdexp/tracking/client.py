@@ -1,5 +1,6 @@
 """The record through MLflow's own client, for any tracking URI."""
 
+import json
 import math
 import re
 import tempfile
@@ -10,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from torch import Tensor
 
 from gdexp.config.refusal import Refusal
+from gdexp.data.identity import Identity
 from gdexp.tracking.store import artifact_root, database, ensure, fold_in, store_uri
 from gdexp.tracking.weights import save_weights
 
@@ -34,6 +36,7 @@ class ClientRecord:
         params: Mapping[str, str],
         tags: Mapping[str, str],
         config_yaml: str,
+        data: Identity | None,
     ) -> None:
         self.name, self.status, self.uri = name, "RUNNING", store_uri(uri)
         self._db, self._config_yaml = database(self.uri), config_yaml
@@ -50,6 +53,8 @@ class ClientRecord:
             )
             self.run_id = run.info.run_id
             self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
+            if data is not None:
+                self._client.log_inputs(run.info.run_id, [_dataset_input(data)])
         except Refusal:
             raise
         except KeyboardInterrupt:
@@ -71,9 +76,11 @@ class ClientRecord:
         """Save these, as they are then, should the run be cut off."""
         self._weights = weights
 
-    def finish(self, outcome: str, weights: Mapping[str, Tensor], tags: Mapping[str, object] | None = None) -> None:
-        """Close the record of a run that came to its end."""
-        self._close("FINISHED", {"gdexp.outcome": outcome, **(tags or {})}, weights, {})
+    def finish(
+        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
+    ) -> None:
+        """Close the record of a run that came to its end, with its files NAME.safetensors."""
+        self._close("FINISHED", {"gdexp.outcome": outcome, **(tags or {})}, files, {})
 
     def __enter__(self) -> Self:
         return self
@@ -84,9 +91,9 @@ class ClientRecord:
         if error is not None and self.status == "RUNNING":
             if isinstance(error, Exception):
                 text = "".join(tracebacks.format_exception(error))
-                self._close("FAILED", {}, self._weights, {"traceback.txt": text})
+                self._close("FAILED", {}, {"weights": self._weights}, {"traceback.txt": text})
             else:
-                self._close("KILLED", {}, self._weights, {})
+                self._close("KILLED", {}, {"weights": self._weights}, {})
         if self._db is not None:
             self._client._tracking_client.store.engine.dispose()
             fold_in(self._db)
@@ -113,15 +120,32 @@ class ClientRecord:
         self._flushed = time.monotonic()
 
     def _close(
-        self, status: str, tags: Mapping[str, object], weights: Mapping[str, Tensor], texts: Mapping[str, str]
+        self,
+        status: str,
+        tags: Mapping[str, object],
+        files: Mapping[str, Mapping[str, Tensor]],
+        texts: Mapping[str, str],
     ) -> None:
         run_id = str(self.run_id)
         self._flush()
         with tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
-            save_weights(Path(folder) / "weights.safetensors", weights)
+            for name, weights in files.items():
+                save_weights(Path(folder) / f"{name}.safetensors", weights)
             for name, text in {"config.yaml": self._config_yaml, **texts}.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
         self._client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
         self._client.set_terminated(run_id, status, end_time=int(time.time() * 1000))
         self.status = status
+
+
+def _dataset_input(data: Identity) -> DatasetInput:
+    """Return data as MLflow shows them; its column for the digest takes 36 characters."""
+    dataset = Dataset(
+        name=data.name,
+        digest=data.sha256[:32],
+        source_type="code",
+        source=json.dumps({"tags": {k: str(v) for k, v in data.source.items()}}),
+        profile=json.dumps({"sha256": data.sha256, "shapes": data.shapes}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])

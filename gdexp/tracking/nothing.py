@@ -21,7 +21,9 @@ class Unrecorded:
     def keep(self, weights: Mapping[str, Tensor]) -> None:
         """Drop the weights."""
 
-    def finish(self, outcome: str, weights: Mapping[str, Tensor], tags: Mapping[str, object] | None = None) -> None:
+    def finish(
+        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
+    ) -> None:
         """Note that the run came to its end."""
         self.status = "FINISHED"
 

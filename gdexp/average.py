@@ -1,0 +1,56 @@
+"""An exponential moving average of the weights, by torch.optim.swa_utils."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Average:
+    """m ← decay·m + (1 - decay)·w after every step, beginning with the weights after the first.
+
+    As torch's AveragedModel does, only parameters are averaged; buffers are those of the model.
+
+    Args:
+        weights: the live tensors by name.
+        decay: in [0, 1).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        named = any(isinstance(t, nn.Parameter) for t in weights.values())
+        self._live = {k: t.detach() for k, t in weights.items()}
+        self.weights = {k: t.clone() for k, t in self._live.items()}
+        self._averaged = [
+            k for k, t in weights.items() if (isinstance(t, nn.Parameter) if named else t.is_floating_point())
+        ]
+        self._copied = [k for k in weights if k not in self._averaged]
+        self._update, self._steps = get_ema_multi_avg_fn(decay), 0
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Take in the weights after a step."""
+        mean, live = ([side[k] for k in self._averaged] for side in (self.weights, self._live))
+        if self._steps == 0:
+            torch._foreach_copy_(mean, live)
+        else:
+            self._update(mean, live, self._steps)
+        self._steps += 1
+        for k in self._copied:
+            self.weights[k].copy_(self._live[k])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average into the model for a while."""
+        kept = {k: t.clone() for k, t in self._live.items()}
+        try:
+            self._set(self.weights)
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        for k, t in self._live.items():
+            t.copy_(weights[k])

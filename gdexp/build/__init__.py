@@ -1,0 +1,188 @@
+"""The parts of one run, made from its config so that they fit each other.
+
+Order matters: the data first, which draws nothing of the run's seed; then `torch.manual_seed(seed)`
+and the model, so that a plain script with the same seed has the same weights.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gdexp.average import Average
+from gdexp.build import fit, rows, updates, watching
+from gdexp.config import targets
+from gdexp.config.refusal import Refusal
+from gdexp.config.written import typed
+from gdexp.data import TensorData
+from gdexp.data.identity import Identity
+from gdexp.learner import OneRun
+from gdexp.metrics import Metric
+from gdexp.objectives import Objective
+from gdexp.schedule import Schedule
+from gdexp.train import Learner
+from gdexp.watch import Watch
+
+SMALL_WORK = 1e6  # parameters × rows a step, below which one CPU thread is quickest
+_LONGEST_POINT = 1000  # numbers in the largest model whose path is kept
+
+# trainer keys that a learner of the user's own doesn't know, and what leaves them alone
+_OF_ONE_RUN = {"accumulate": 1, "clip_norm": None, "clip_value": None, "autocast": None, "compile": False}
+
+
+class Parts(NamedTuple):
+    """All that one run trains with."""
+
+    config: dict[str, Any]  # resolved, the model's sizes filled in
+    data: TensorData  # on the device
+    identity: Identity
+    learner: Learner
+    model: Any  # what hooks are shown
+    schedule: Schedule | None
+    average: Average | None
+    watch: Watch | None
+    metrics: dict[str, Metric]
+    hooks: list[Callable[..., object]]
+    threads: int
+    deterministic: bool
+    trajectory: bool
+
+
+def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
+    """Make the parts of a run.
+
+    Args:
+        config: checked and resolved.
+        options: the option chosen in each group, for messages.
+
+    Raises:
+        Refusal: the parts don't fit each other. An exception of the user's own code passes.
+    """
+    trainer = config["trainer"]
+    loss = _loss(config["loss"])
+    data, identity = rows.load(config["data"], options)
+    data = fit.with_target_kind(data, loss, options)
+    for group in ("model", "learner"):
+        if config[group]["_target_"] is not None:
+            config = config | {group: fit.sized(group, config[group], data, loss)}
+    rows.seed_everything(config["seed"])
+    model = _model(config, loss, options)
+    data = fit.fitted(data, model, loss, config) if model is not None else data
+    work = sum(p.numel() for p in model.parameters()) if model is not None else 0
+    work *= trainer["batch_size"] or rows.count(data) or 1
+    device, dtype = _device(trainer["device"], work), getattr(torch, trainer["dtype"])
+    if model is not None:
+        model.to(device, dtype)
+    loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
+    optimizer = updates.make_optimizer(config["optimizer"], model)
+    updates.check_sparse(optimizer, model, loss, data)
+    data = fit.each(data, lambda batch: fit.moved(batch, device, dtype))
+    rows.prepare_loaders(data, trainer, device)
+    metrics, accuracy = watching.make_metrics(config["metrics"], loss, data)
+    learner: Learner
+    if config["learner"]["_target_"] is None:
+        assert model is not None  # _model refused
+        step = updates.make_step(optimizer, trainer, device)
+        autocast = trainer["autocast"] and getattr(torch, trainer["autocast"])
+        learner = OneRun(model, loss, step, accuracy=accuracy, autocast=autocast, compiled=trainer["compile"])
+    else:
+        parts = {"model": model, "loss": loss, "optimizer": optimizer, "device": device, "dtype": dtype}
+        learner = _own_learner(config, parts)
+    watch = watching.make_watch(trainer, data, loss, metrics)
+    length = rows.length(data, trainer, config["scheduler"]["interval"])
+    return Parts(
+        config,
+        data,
+        identity,
+        learner,
+        learner if model is None else model,
+        updates.make_schedule(config["scheduler"], optimizer, length, watch),
+        None if trainer["ema"] is None else Average(learner.weights(), trainer["ema"]),
+        watch if any(trainer[k] is not None for k in ("monitor", "patience", "target")) else None,
+        metrics,
+        [targets.resolve(f"trainer.on_epoch[{i}]", name) for i, name in enumerate(trainer["on_epoch"])],
+        _threads(trainer["threads"], work),
+        device.type == "cpu" if trainer["deterministic"] == "auto" else trainer["deterministic"],
+        _keeps_trajectory(trainer["trajectory"], learner, model),
+    )
+
+
+def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
+    """Return the loss: a class is built, a function is used as it is."""
+    if node["_target_"] is None:
+        return None
+    target = targets.resolve("loss._target_", node["_target_"])
+    if isinstance(target, type):
+        return targets.build("loss", node)
+    arguments = {k: v for k, v in node.items() if k != "_target_"}
+    return functools.partial(target, **arguments) if arguments else target
+
+
+def _model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str | None]) -> nn.Module | None:
+    """Return the model, None where a learner of the user's own needs none."""
+    own_learner = config["learner"]["_target_"] is not None
+    if config["model"]["_target_"] is None:
+        if not own_learner:
+            raise Refusal(f"`model={options.get('model')}` needs a learner of your own: learner=custom")
+        return None
+    model = targets.build("model", config["model"])
+    if not isinstance(model, nn.Module):
+        raise Refusal(f"`model._target_` must make a torch.nn.Module, got {type(model).__name__}")
+    if odd := [k for k, v in model.state_dict().items() if not isinstance(v, Tensor)]:
+        raise Refusal(f"`model`: {odd[0]} in the state dict is no tensor and can't be recorded")
+    kind, has_own = type(model).__name__, callable(getattr(model, "training_loss", None))
+    if loss is None and not has_own and not own_learner:
+        raise Refusal(f"`loss=none` needs a model with training_loss(batch), {kind} has none")
+    if loss is not None and has_own:
+        raise Refusal(f"`loss={options.get('loss')}`: {kind} has its own training_loss; use loss=none")
+    return model
+
+
+def _own_learner(config: Mapping[str, Any], parts: Mapping[str, Any]) -> Learner:
+    """Build a learner of the user's own, with those parts that its constructor has."""
+    node, trainer = config["learner"], config["trainer"]
+    for key, default in _OF_ONE_RUN.items():
+        if trainer[key] != default:
+            raise Refusal(f"`trainer.{key}` must be {typed(default)}: a learner of your own makes its own steps")
+    if unknown := sorted({"grad_norm", "update_norm"} & set(trainer["record"])):
+        raise Refusal(f"`trainer.record`: {unknown[0]} isn't known of a learner of your own")
+    if config["metrics"]:
+        raise Refusal("`metrics` must be []: a learner of your own measures in its evaluate(batch)")
+    takes = targets.parameters(targets.resolve("learner._target_", node["_target_"]))
+    learner: Any = targets.build("learner", node, **{k: v for k, v in parts.items() if k in takes and k not in node})
+    for method in ("train_step", "evaluate", "weights"):
+        if not callable(getattr(learner, method, None)):
+            raise Refusal(f"`learner._target_` must have {method}(…), {type(learner).__name__} has none")
+    return learner.to(parts["device"], parts["dtype"]) if isinstance(learner, nn.Module) else learner
+
+
+def _keeps_trajectory(wanted: bool | str, learner: Learner, model: nn.Module | None) -> bool:
+    if wanted == "auto":
+        return isinstance(model, Objective)
+    numbers = sum(t.numel() for t in learner.weights().values())
+    if wanted and numbers > _LONGEST_POINT:
+        raise Refusal(f"`trainer.trajectory` is for models of at most {_LONGEST_POINT} numbers, this has {numbers}")
+    return bool(wanted)
+
+
+def _device(name: str, work: float) -> torch.device:
+    """Return the device that a config names; `auto` takes an accelerator only for work that is worth it."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if work >= SMALL_WORK else None
+        return found if found is not None and torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise Refusal(f"`trainer.device`: {name!r} can't be used here: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise Refusal("`trainer.device`: 'meta' holds no numbers")
+    return device
+
+
+def _threads(wanted: str | int, work: float) -> int:
+    if isinstance(wanted, int):
+        return wanted
+    return 1 if work < SMALL_WORK else torch.get_num_threads()

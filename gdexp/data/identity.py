@@ -1,0 +1,59 @@
+"""Which data a run saw: a digest of all its numbers, and where they came from."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from gdexp.data import TensorData
+from gdexp.data.loading import Loader
+
+
+class Identity(NamedTuple):
+    """What tells one data set from another.
+
+    Args:
+        name: the option of the group `data`.
+        sha256: of all tensors, their dtypes and shapes, in hexadecimal.
+        shapes: of the tensors of each split.
+        source: the `data` node of the config.
+    """
+
+    name: str
+    sha256: str
+    shapes: dict[str, list[list[int]]]
+    source: Mapping[str, Any]
+
+
+def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity:
+    """Return the identity of data as they were loaded, before any split.
+
+    Of a Dataset or DataLoader, whose rows may be made on the fly, only a sample of the first rows counts.
+    """
+    digest = hashlib.sha256()
+    shapes: dict[str, list[list[int]]] = {}
+    for split, batch in zip(TensorData._fields[:3], data[:3], strict=True):
+        if batch is None:
+            continue
+        if isinstance(batch, Loader):
+            digest.update(f"{type(batch.dataset).__qualname__} {batch.rows} rows".encode())
+            batch = _first_rows(batch)
+        leaves, form = tree_flatten(batch)
+        digest.update(f"{split} {form}".encode())
+        for t in leaves:
+            digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
+            digest.update(_bytes(t))
+        shapes[split] = [list(t.shape) for t in leaves]
+    return Identity(name, digest.hexdigest(), shapes, source)
+
+
+def _first_rows(loader: Loader) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        return loader.sample() if loader.given is None else ()  # a DataLoader may shuffle
+
+
+def _bytes(t: Tensor) -> Any:
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if t.numel() else b""

@@ -1,0 +1,213 @@
+"""Train jobs and record them: `execute`."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gdexp.config.refusal import Refusal
+from gdexp.terminal import Progress, report, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gdexp.build import Parts
+    from gdexp.config.compose import Job
+    from gdexp.tracking import Record
+    from gdexp.train import Epoch
+
+
+class Result(NamedTuple):
+    """What became of one run."""
+
+    run_id: str | None
+    name: str
+    status: str
+    outcome: str
+    params: dict[str, str]
+    metrics: dict[str, float]  # the last of each
+
+
+def execute(jobs: Sequence["Job"]) -> list[Result]:
+    """Train and record jobs; one that fails doesn't stop the others.
+
+    Raises:
+        Refusal: the job was neither trained nor recorded.
+        Exception: the first one of the user's own code, when all jobs are done.
+    """
+    results: list[Result] = []
+    failures: list[Exception] = []
+    for job in jobs:
+        try:
+            results.append(_execute_one(job))
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return results
+
+
+def _execute_one(job: "Job") -> Result:
+    from gdexp import tracking
+    from gdexp.build import build
+    from gdexp.config import written
+    from gdexp.config.check import check, check_targets
+    from gdexp.config.targets import local_modules
+    from gdexp.tracking.provenance import Provenance
+
+    provenance = Provenance()
+    with local_modules():
+        config = check(job.config)
+        parts, failure = None, None
+        try:
+            check_targets(config)
+            parts = build(config, job.options)
+        except Refusal:
+            raise
+        except Exception as error:  # the user's own code; the record says so
+            failure = error
+        config = parts.config if parts else config
+        shown = written.without_secrets(config, job.config)
+        params = written.as_params(shown, job.options)
+        tags = provenance.tags() | {"gdexp.trained_as": "plain"} | ({"gdexp.sweep": job.sweep} if job.sweep else {})
+        name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
+        with tracking.start(
+            config["tracking"],
+            study=job.options.get("experiments"),
+            name=name,
+            params=params,
+            tags=tags,
+            config_yaml=written.as_yaml(shown),
+            data=parts.identity._replace(source=shown["data"]) if parts else None,
+        ) as record:
+            if failure is not None:
+                raise failure
+            assert parts is not None
+            if job.sweep:
+                say(f"\n{name}")
+            outcome, metrics = _train_and_record(parts, record)
+        say(report(outcome, metrics, parts, record))
+    return Result(record.run_id, name, record.status, outcome, params, {k: v[-1] for k, v in metrics.items()})
+
+
+def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, tuple[float, ...]]]:
+    """Train; return the outcome and the first and last value of each metric."""
+    record.keep(parts.learner.weights())
+    path = _Path(parts.learner.weights()) if parts.trajectory else None
+    first: dict[str, float] = {}
+    with _torch_set_up(parts), Progress(parts.config) as progress:
+        epoch: Epoch | None = None
+        for epoch in _epochs(parts, record, progress):
+            record.add(epoch.epoch, epoch.metrics)
+            for hook in parts.hooks:
+                hook(epoch, parts.model)
+            if path is not None:
+                path.add()
+            first = first or epoch.metrics
+            progress.epoch(epoch)
+        assert epoch is not None
+        last = epoch.metrics | _tested(parts)
+        record.add(epoch.epoch, {k: v for k, v in last.items() if k not in epoch.metrics})
+    metrics: dict[str, tuple[float, ...]] = {k: (first.get(k, v), v) for k, v in last.items()}
+    outcome = "diverged" if epoch.diverged else "stopped" if epoch.stopped else "completed"
+    tags: dict[str, object] = {}
+    if epoch.diverged:
+        tags["gdexp.diverged_at"] = epoch.epoch
+    if epoch.stopped:
+        tags["gdexp.stopped_because"] = epoch.stopped
+    if parts.watch is not None and parts.watch.weights:
+        tags["gdexp.best_epoch"] = parts.watch.best_epoch
+    progress.ended(epoch)
+    record.finish(outcome, _files(parts, path), tags)
+    return outcome, metrics
+
+
+def _epochs(parts: "Parts", record: "Record", progress: "Progress") -> Iterator["Epoch"]:
+    from gdexp.train import train
+
+    trainer = parts.config["trainer"]
+    every = trainer["log_steps"]
+
+    def on_step(step: int, measures: Mapping[str, "Tensor"]) -> None:
+        if every is not None and step % every == 0:
+            record.add(step, {"train_loss_step": float(measures["train_loss"])})
+        progress.step(step)
+
+    keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")
+    return train(
+        parts.learner,
+        parts.data,
+        seed=parts.config["seed"],
+        schedule=parts.schedule,
+        average=parts.average,
+        watch=parts.watch,
+        metrics=parts.metrics,
+        on_step=on_step if every is not None or progress.wants_steps else None,
+        **{k: trainer[k] for k in keys},
+    )
+
+
+def _tested(parts: "Parts") -> dict[str, float]:
+    """Measure the test rows, with the final weights and with their average."""
+    from gdexp.train import evaluate
+
+    if parts.data.test is None:
+        return {}
+    arguments = parts.learner, parts.data.test, parts.config["trainer"]["batch_size"], parts.metrics
+    found = {f"test_{k}": v for k, v in evaluate(*arguments).items()}
+    if parts.average is not None:
+        with parts.average.in_place():
+            found |= {f"test_{k}_ema": v for k, v in evaluate(*arguments).items()}
+    return found
+
+
+def _files(parts: "Parts", path: "_Path | None") -> dict[str, Mapping[str, "Tensor"]]:
+    """Return what is written as safetensors files, by their names."""
+    files: dict[str, Mapping[str, Tensor]] = {"weights": parts.learner.weights()}
+    if parts.watch is not None and parts.watch.weights:
+        files["weights_best"] = dict(zip(files["weights"], parts.watch.weights, strict=True))
+    if parts.average is not None:
+        files["weights_ema"] = parts.average.weights
+    if path is not None:
+        files["trajectory"] = path.rows()
+    return files
+
+
+class _Path:
+    """The weights that began each epoch, one row an epoch."""
+
+    def __init__(self, weights: Mapping[str, "Tensor"]) -> None:
+        self._weights = weights
+        self._points: list[list[Tensor]] = []
+        self.add()
+
+    def add(self) -> None:
+        self._points.append([t.detach().cpu().clone() for t in self._weights.values()])
+
+    def rows(self) -> dict[str, "Tensor"]:
+        """Return (epochs, …) for each weight; where the last epoch led is in the final weights."""
+        import torch
+
+        columns = zip(*self._points[:-1], strict=True)
+        return {name: torch.stack(points) for name, points in zip(self._weights, columns, strict=True)}
+
+
+@contextmanager
+def _torch_set_up(parts: "Parts") -> Iterator[None]:
+    """Set threads and determinism of this process for a run, and put them back."""
+    import torch
+
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    uninitialized: Any = torch.utils.deterministic
+    fills = uninitialized.fill_uninitialized_memory
+    torch.set_num_threads(parts.threads)
+    if parts.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        uninitialized.fill_uninitialized_memory = False  # slow, for debugging
+        torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports nothing
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        uninitialized.fill_uninitialized_memory = fills

@@ -1,0 +1,117 @@
+"""From gradients to new weights: loss scaling, clipping, the optimizer's step, and the norms of both."""
+
+import inspect
+import os
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
+
+
+class Step:
+    """What happens between the gradients and the next forward pass.
+
+    Args:
+        optimizer: over the parameters.
+        clip_value: largest absolute value in a gradient, applied first; None: any.
+        clip_norm: largest 2-norm of all gradients together; None: any.
+        scaler: of the loss, for float16; None: the loss as it is.
+        record: `grad_norm` (before clipping), `update_norm` or both are returned.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        record: Collection[str] = (),
+    ) -> None:
+        self.optimizer, self.scaler = optimizer, scaler
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._clip_value, self._clip_norm, self._record = clip_value, clip_norm, record
+        self._step = _plain_step(optimizer)
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def __call__(self, closure: Callable[[], Tensor] | None = None) -> dict[str, Tensor]:
+        """Update the parameters and return the norms that are wanted."""
+        before = [p.detach().clone() for p in self.parameters] if "update_norm" in self._record else None
+        norms = {} if closure else self._clipped()
+        if closure is not None:
+            self.optimizer.step(lambda: self._evaluated(closure, norms))  # type: ignore[arg-type, return-value]
+        elif self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self._step()
+        if before is not None:
+            moves = [p.detach() - b for p, b in zip(self.parameters, before, strict=True)]
+            norms["update_norm"] = get_total_norm(moves)
+        return norms
+
+    def _evaluated(self, closure: Callable[[], Tensor], norms: dict[str, Tensor]) -> Tensor:
+        loss = closure()
+        for name, norm in self._clipped().items():
+            norms.setdefault(name, norm)  # that of the first evaluation, as of the loss
+        return loss
+
+    def _clipped(self) -> dict[str, Tensor]:
+        """Clip the gradients; return their norm from before."""
+        if self._clip_norm is None and self._clip_value is None and "grad_norm" not in self._record:
+            return {}
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norms = {"grad_norm": get_total_norm(gradients)} if "grad_norm" in self._record else {}
+        if self._clip_value is not None:
+            clip_grad_value_(self.parameters, self._clip_value)
+        if self._clip_norm is not None:
+            clip_grad_norm_(self.parameters, self._clip_norm)
+        return norms
+
+
+def _plain_step(optimizer: Optimizer) -> Callable[[], object]:
+    """Return the optimizer's step without the wrappers of torch.optim, where they do nothing.
+
+    They import torch._dynamo (about a second, though nothing is compiled) and enter the profiler
+    at every step. What they wrap is torch's own step, unmodified; with step hooks registered, for
+    classes that aren't torch's, or with GDEXP_PLAIN=1, the step is called as usual.
+    """
+    kind = type(optimizer)
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
+    )
+    if os.environ.get("GDEXP_PLAIN") == "1" or not kind.__module__.startswith("torch.optim.") or any(hooks):
+        return optimizer.step  # type: ignore[return-value]
+    bare: Any = torch.no_grad()(inspect.unwrap(kind.step))
+    return lambda: bare(optimizer)
+
+
+def spare_dynamo() -> None:
+    """Let the first optimizer of this process be made without importing torch._dynamo.
+
+    `Optimizer.add_param_group` is wrapped to be left alone by torch.compile, and the wrapper imports
+    torch._dynamo (823 modules) on its first call; marked as dealt with, it calls straight through.
+    For the command line only: a host that compiles its own optimizers keeps torch as it is.
+    """
+    inner = getattr(Optimizer.add_param_group, "__wrapped__", None)
+    if inner is not None and os.environ.get("GDEXP_PLAIN") != "1":
+        inner.__dynamo_disable = inner
