@@ -123,6 +123,8 @@ def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, 
 
 
 def _epochs(parts: "Parts", record: "Record", progress: "Progress") -> Iterator["Epoch"]:
+    import torch
+
     from gdexp.train import train
 
     trainer = parts.config["trainer"]
@@ -130,7 +132,7 @@ def _epochs(parts: "Parts", record: "Record", progress: "Progress") -> Iterator[
 
     def on_step(step: int, measures: Mapping[str, "Tensor"]) -> None:
         if every is not None and step % every == 0:
-            record.add(step, {"train_loss_step": float(measures["train_loss"])})
+            record.add(step, {"train_loss_step": torch.as_tensor(measures["train_loss"]).item()})
         progress.step(step)
 
     keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")

@@ -20,12 +20,15 @@ class Objective(nn.Module):
         minimum: f there.
     """
 
-    dimensions: int | None = None  # None: any
+    dimensions: int | None = None  # None: any from `least`
+    least = 1
 
     def __init__(self, start: Sequence[float], minimizers: Sequence[Sequence[float]], minimum: float) -> None:
         super().__init__()
-        if not start or (self.dimensions or len(start)) != len(start):
-            raise ValueError(f"`model.start` must hold {self.dimensions or 'some'} numbers, got {list(start)}")
+        if len(start) < self.least or (self.dimensions or len(start)) != len(start):
+            raise ValueError(
+                f"`model.start` must hold {self.dimensions or f'{self.least} or more'} numbers, got {list(start)}"
+            )
         if not minimizers or any(len(m) not in (1, len(start)) for m in minimizers):
             raise ValueError(f"`model.minimizers` must hold points of {len(start)} numbers, got {minimizers}")
         self.x = nn.Parameter(_numbers(start))  # (dimensions,)
@@ -49,6 +52,8 @@ class Objective(nn.Module):
 
 class Rosenbrock(Objective):
     """Σ 100·(x_{i+1} - x_i²)² + (1 - x_i)²."""
+
+    least = 2
 
     def f(self, x: Tensor) -> Tensor:
         a, b = x[..., :-1], x[..., 1:]

@@ -132,3 +132,43 @@ def test_scikit_learn_is_not_imported_to_read_its_files(here):
 
     code = "import sys; from gdexp.data.bundled import digits; digits(); print('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["moons", "circles"])
+def test_shapes_are_scikit_learns(name):
+    kwargs = {"factor": 0.3} if name == "circles" else {}
+    theirs_x, theirs_y = getattr(sklearn.datasets, f"make_{name}")(101, shuffle=False, noise=None, **kwargs)
+    x, y = getattr(synthetic, name)(101, noise=0, **kwargs).train
+    np.testing.assert_allclose(x.numpy(), theirs_x, atol=1e-12)
+    np.testing.assert_array_equal(y.numpy(), theirs_y)
+
+
+def test_spirals_sine_and_xor_hold_their_formulas():
+    x, y = synthetic.spirals(90, classes=3, turns=0.5, noise=0).train
+    radius, angle = x.norm(dim=1), torch.atan2(x[:, 1], x[:, 0])
+    expected = 2 * torch.pi * (0.5 * radius + y / 3)
+    there = radius > 0
+    assert torch.allclose(((angle - expected + torch.pi) % (2 * torch.pi))[there], torch.tensor(torch.pi).double())
+    x, y = synthetic.sine(50).train
+    assert torch.equal(y, x.sin()) and x[0].item() == -torch.pi and x[-1].item() == torch.pi
+    x, y = synthetic.xor(40, noise=0).train
+    assert torch.equal(y, (x[:, 0] != x[:, 1]).long()) and y.double().mean() == 0.5
+
+
+@pytest.mark.parametrize("name", ["moons", "circles", "spirals", "sine", "xor"])
+def test_noise_has_its_deviation_and_its_seed(name):
+    make = getattr(synthetic, name)
+    which = 1 if name == "sine" else 0
+    clean, noisy = make(rows=4000, noise=0).train[which], make(rows=4000, noise=0.25, seed=1).train[which]
+    assert (noisy - clean).std().item() == pytest.approx(0.25, rel=0.03)
+    assert torch.equal(noisy, make(rows=4000, noise=0.25, seed=1).train[which])
+    assert not torch.equal(noisy, make(rows=4000, noise=0.25, seed=2).train[which])
+
+
+def test_images_stay_in_single_precision():
+    from gdexp.data.split import standardize as scaled
+
+    x = torch.rand(50, 1, 4, 4)
+    out = scaled(TensorData((x, torch.zeros(50).long())), "inputs").train[0]
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, (x - x.mean(0)) / x.std(0, correction=0))

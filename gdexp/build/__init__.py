@@ -155,7 +155,9 @@ def _own_learner(config: Mapping[str, Any], parts: Mapping[str, Any]) -> Learner
     for method in ("train_step", "evaluate", "weights"):
         if not callable(getattr(learner, method, None)):
             raise Refusal(f"`learner._target_` must have {method}(…), {type(learner).__name__} has none")
-    return learner.to(parts["device"], parts["dtype"]) if isinstance(learner, nn.Module) else learner
+    if isinstance(learner, nn.Module):
+        learner.to(parts["device"], parts["dtype"])
+    return learner
 
 
 def _keeps_trajectory(wanted: bool | str, learner: Learner, model: nn.Module | None) -> bool:

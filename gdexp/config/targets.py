@@ -18,9 +18,10 @@ from typing import Any
 from gdexp.config import sources
 from gdexp.config.refusal import Refusal, nearest
 
-# given to a constructor that has them, if the config doesn't
+# filled in for a constructor that has them, where the config leaves them out or null
 SUPPLIED = {
     "model": ("in_features", "in_shape", "out_features"),
+    "scheduler": ("T_max", "total_iters", "total_steps", "mode"),
     "learner": ("in_features", "in_shape", "out_features", "model", "loss", "optimizer", "device", "dtype"),
 }
 
@@ -95,10 +96,11 @@ def build(
     try:
         return target(*first, **given, **extra)
     except (ValueError, TypeError, RuntimeError) as error:
-        if (getattr(target, "__module__", "") or "").partition(".")[0] not in ("torch", "gdexp"):
+        home = (getattr(target, "__module__", "") or "").partition(".")[0]
+        if home not in ("torch", "gdexp"):
             raise
-        line = str(error) if "`" in str(error) else f"`{key}`: {error}"
-        raise Refusal(line) from error
+        named = home == "gdexp" and "`" in str(error)
+        raise Refusal(str(error) if named else f"`{key}`: {error}") from error
 
 
 def check_arguments(key: str, node: Mapping[str, Any], supplied: int = 0, *, whole: bool = True) -> None:
@@ -120,7 +122,8 @@ def check_arguments(key: str, node: Mapping[str, Any], supplied: int = 0, *, who
             if open_ended:
                 continue
             raise Refusal(f"`{key}.{name}` is not an argument of {node['_target_']}{nearest(name, known)}")
-        if not accepts(known[name].annotation, value):
+        filled_in = value is None and name in SUPPLIED.get(key, ())
+        if not filled_in and not accepts(known[name].annotation, value):
             raise Refusal(f"`{key}.{name}` must be {_describe(known[name].annotation)}, got {value!r}")
     for name, parameter in known.items():
         missing = parameter.default is inspect.Parameter.empty and name not in node
