@@ -23,8 +23,7 @@ class Progress:
         self.wants_steps = sys.stdout.isatty()
         self._began = time.monotonic()
         self._bar: Any = None
-        self._done = 0
-        self._loss = ""
+        self._done, self._drawn = 0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +40,11 @@ class Progress:
     def epoch(self, epoch: "Epoch") -> None:
         """Note an epoch."""
         self._done = epoch.epoch
-        if self._bar is not None:
-            rate = f", rate {epoch.metrics['lr']:.3g}" if "lr" in epoch.metrics else ""
-            self._bar.update(self._bar.task_ids[0], completed=epoch.epoch, shown=f"loss {epoch.train_loss:.4g}{rate}")
+        if self._bar is not None and time.monotonic() - self._drawn > 0.1:
+            self._drawn = time.monotonic()
+            rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
+            shown = f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
+            self._bar.update(self._bar.task_ids[0], completed=epoch.epoch, shown=shown)
         if epoch.epoch % self._every == 0:
             self._print(epoch_line(epoch, self._epochs))
 
@@ -58,7 +59,7 @@ class Progress:
         if self._bar is None:
             say(line)
         else:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _started_bar(self) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

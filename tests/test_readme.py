@@ -54,5 +54,5 @@ def test_keys_of_the_readme_exist():
     for row in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", table, re.MULTILINE):
         for key in re.findall(r"`([^`]+)`", row[0]):
             assert key in known or key == "experiments", key
-            if key in ("data", "model", "loss", "optimizer", "tracking"):
+            if key in ("data", "model", "loss", "optimizer", "scheduler", "learner", "tracking", "experiments"):
                 assert set(options(key)) == set(re.findall(r"`(\w+)`", row[1])), key

@@ -11,15 +11,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from gdexp import tracking
 from gdexp.data import TensorData
 from gdexp.data.bundled import digits
 from gdexp.learner import OneRun
+from gdexp.models import CNN, MLP
+from gdexp.step import Step
 from gdexp.train import train
 
 SCRIPT = """
@@ -61,53 +65,58 @@ def start_up(rounds: int) -> None:
         print(f"{name:28} {wall:6.2f} s  {wall / bare:5.2f} × bare script")
 
 
-def bare_loop(model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> None:
+def slices(x, y, batch_size: int):
+    """Yield batches of tensors in memory, as a careful script does."""
+    if batch_size >= len(x):
+        yield x, y
+        return
+    for index in torch.randperm(len(x)).split(batch_size):
+        yield x[index], y[index]
+
+
+def loader(x, y, batch_size: int):
+    """Yield batches of a DataLoader, as most scripts do."""
+    yield from DataLoader(TensorDataset(x, y), batch_size, shuffle=batch_size < len(x))
+
+
+def bare_loop(batches, model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> float:
+    began = time.perf_counter()
     for _ in range(epochs):
-        if batch_size >= len(x):
-            loss = loss_function(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            continue
         total = torch.zeros(())
-        for index in torch.randperm(len(x)).split(batch_size):
-            loss = loss_function(model(x[index]), y[index])
+        for inputs, target in batches(x, y, batch_size):
+            loss = loss_function(model(inputs), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach() * len(index)
+            total += loss.detach() * len(inputs)
         (total / len(x)).item()
+    return time.perf_counter() - began
 
 
-def tracked_loop(model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> None:
-    learner = OneRun(model, loss_function, optimizer)
+def tracked_loop(model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> float:
+    learner = OneRun(model, loss_function, Step(optimizer))
     config = {"writer": "client", "uri": None, "experiment": None}
-    record = tracking.start(config, study=None, name="bench", params={}, tags={}, config_yaml="")
-    with record:
+    with tracking.start(config, study=None, name="bench", params={}, tags={}, config_yaml="") as record:
         began = time.perf_counter()
         for epoch in train(learner, TensorData((x, y)), epochs=epochs, batch_size=batch_size):
             record.add(epoch.epoch, epoch.metrics)
-        tracked_loop.wall = time.perf_counter() - began
-        record.finish("completed", model.state_dict())
+        wall = time.perf_counter() - began
+        record.finish("completed", {"weights": learner.weights()})
+    return wall
 
 
 def per_epoch(name: str, make: Callable[[], nn.Module], loss, x, y, epochs: int, batch_size: int, rounds: int) -> None:
-    walls: dict[str, list[float]] = {"bare": [], "ours": []}
+    ways = {"ours": tracked_loop, "slices": partial(bare_loop, slices), "DataLoader": partial(bare_loop, loader)}
+    walls: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for which in walls:
+        for way, loop in ways.items():
             torch.manual_seed(0)
             model = make()
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-            began = time.perf_counter()
-            if which == "bare":
-                bare_loop(model, loss, optimizer, x, y, epochs, batch_size)
-                walls[which].append(time.perf_counter() - began)
-            else:
-                tracked_loop(model, loss, optimizer, x, y, epochs, batch_size)
-                walls[which].append(tracked_loop.wall)
-    bare, ours = (statistics.median(v) / epochs for v in walls.values())
-    print(f"{name:28} bare {bare * 1e6:9.0f} µs, ours {ours * 1e6:9.0f} µs an epoch: {ours / bare:.2f} ×")
+            walls[way].append(loop(model, loss, optimizer, x, y, epochs, batch_size))
+    rates = {way: epochs * len(x) / statistics.median(values) for way, values in walls.items()}
+    against = ", ".join(f"{rates['ours'] / rate:.2f} × {way}" for way, rate in rates.items() if way != "ours")
+    print(f"{name:28} {rates['ours']:12.0f} rows/s: {against}")
 
 
 def main() -> None:
@@ -123,10 +132,11 @@ def main() -> None:
         os.chdir(folder)
         torch.set_num_threads(1)
         per_epoch("tutorial", lambda: nn.Linear(1, 1), nn.MSELoss(), x, 2 * x, 3000, 4, rounds)
-        small = lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))  # noqa: E731
+        small = partial(MLP, 64, 10, [128])
         per_epoch("digits MLP", small, nn.CrossEntropyLoss(), pixels.float(), labels, 20, 64, rounds)
+        per_epoch("digits CNN", partial(CNN, [64], 10), nn.CrossEntropyLoss(), pixels.float(), labels, 3, 64, rounds)
         torch.set_num_threads(cores)
-        wide = lambda: nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))  # noqa: E731
+        wide = partial(MLP, 784, 10, [128])
         per_epoch("60,000 × 784 MLP", wide, nn.CrossEntropyLoss(), big, classes, 1, 128, rounds)
         os.chdir("/")
 
