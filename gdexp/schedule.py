@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 
 class Schedule:
@@ -17,6 +17,9 @@ class Schedule:
         warmup: how many intervals the rate rises first.
         warmup_start_factor: share of the rate that the warm-up begins with.
         monitor: the metric that a scheduler such as ReduceLROnPlateau watches.
+
+    Raises:
+        ValueError: `make` gives no scheduler.
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class Schedule:
         self._optimizer, self._by_step, self._monitor = optimizer, interval == "step", monitor
         ramp = LinearLR(optimizer, warmup_start_factor, total_iters=warmup) if warmup else None
         main: Any = make(optimizer) if make else None
+        if main is not None and not isinstance(main, LRScheduler):
+            raise ValueError(f"a torch.optim.lr_scheduler.LRScheduler is needed, got {type(main).__name__}")
         self._watches, self._ramp, self._ramps = isinstance(main, ReduceLROnPlateau), ramp, warmup
         if ramp is not None and main is not None and not self._watches:
             main = SequentialLR(optimizer, [ramp, main], milestones=[warmup])

@@ -194,6 +194,7 @@ def test_gan_of_the_experiments_learns_its_mixture(stocked):
         ("experiments=gan metrics=[f1]", "`metrics`"),
         ("experiments=gan learner._target_=gan.mixture +learner.rows=3 ~learner.lr", "can't be taken away"),
         ("learner=custom learner._target_=torch.nn.Identity", "must have train_step"),
+        ("scheduler=custom scheduler._target_=torch.optim.SGD +scheduler.lr=1", "`scheduler`"),
         ("model=none", "needs a learner of your own"),
         ("optimizer=none", "needs a learner of your own"),
     ],
