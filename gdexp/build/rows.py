@@ -1,0 +1,74 @@
+"""The data of a run: loaded, identified, split."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdexp.config import targets
+from gdexp.config.check import own
+from gdexp.config.refusal import Refusal
+from gdexp.data import TensorData
+from gdexp.data.identity import Identity, identify
+from gdexp.data.loading import Loader, from_torch, split_dataset
+from gdexp.data.split import rows, split, standardize
+
+
+def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[TensorData, Identity]:
+    """Return the data of a config's `data` node, split, and their identity before that."""
+    seed_everything(0)  # a data function that draws gives every run of a sweep the same rows
+    found = targets.build("data", own("data", node))
+    data = found if isinstance(found, TensorData) else from_torch(found)
+    if data is None:
+        raise Refusal(
+            "`data._target_` must return gdexp.data.TensorData, a torch Dataset or DataLoader, or two or three of "
+            f"these, got {type(found).__name__}"
+        )
+    for part in data[:3]:
+        if part is not None and not isinstance(part, Loader) and rows(part) == 0:
+            raise Refusal("`data` has no training rows" if part is data.train else "`data` has a split without rows")
+    identity = identify(data, str(options.get("data")), node)
+    fractions = {k: node[k] for k in ("val_fraction", "test_fraction", "split_seed")}
+    if not isinstance(data.train, Loader):
+        return standardize(split(data, **fractions), node["standardize"]), identity
+    if node["standardize"] != "none":
+        raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
+    return split_dataset(data, **fractions), identity
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a model may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def count(data: TensorData) -> int | None:
+    """Return the number of training rows, None for a stream."""
+    return data.train.rows if isinstance(data.train, Loader) else rows(data.train)
+
+
+def prepare_loaders(data: TensorData, trainer: Mapping[str, Any], device: torch.device) -> None:
+    """Make the DataLoaders of Datasets; one that the data brings keeps its own batch size."""
+    for part in data[:3]:
+        if isinstance(part, Loader):
+            if part.given is not None and trainer["batch_size"] is not None:
+                raise Refusal("`trainer.batch_size` must be null: the data brings a DataLoader with its own batch size")
+            part.prepare(trainer["batch_size"], trainer["workers"], device.type == "cuda")
+
+
+def length(data: TensorData, trainer: Mapping[str, Any], interval: str) -> int | None:
+    """Return the epochs or steps of a run; None if its steps can't be told."""
+    epochs, most = trainer["epochs"], trainer["max_steps"]
+    total = count(data)
+    if isinstance(data.train, Loader) and data.train.given is not None:
+        batches = None if total is None else len(data.train.given)
+    else:
+        batches = None if total is None else -(-total // (trainer["batch_size"] or total))
+    if batches is None:
+        return epochs if interval == "epoch" else most
+    steps = -(-batches // trainer["accumulate"])
+    whole = min(epochs * steps, most or epochs * steps)
+    return whole if interval == "step" else -(-whole // steps)

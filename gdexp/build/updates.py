@@ -1,0 +1,113 @@
+"""How the weights are updated: the optimizer over groups of parameters, its step and its schedule."""
+
+import copy
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gdexp.build import fit
+from gdexp.config import targets
+from gdexp.config.check import own
+from gdexp.config.refusal import Refusal
+from gdexp.data import TensorData
+from gdexp.schedule import Schedule
+from gdexp.step import Step
+from gdexp.watch import Watch
+
+
+def make_optimizer(node: Mapping[str, Any], model: nn.Module | None) -> Optimizer | None:
+    """Return the optimizer over the model's parameters; None where there is nothing to optimize."""
+    if node["_target_"] is None or model is None:
+        return None
+    optimizer = targets.build("optimizer", own("optimizer", node), _groups(node["param_groups"], model))
+    if not isinstance(optimizer, Optimizer):
+        raise Refusal(f"`optimizer._target_` must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return optimizer
+
+
+def _groups(patterns: dict[str, dict[str, Any]] | None, model: nn.Module) -> list[Any]:
+    """Return the parameters, or groups of them: each belongs to the first pattern found in its name."""
+    rest = dict(model.named_parameters())
+    if not rest:
+        return [nn.Parameter(torch.zeros(()))]  # a model of buffers only
+    if not patterns:
+        return list(rest.values())
+    groups = []
+    for pattern, hyperparameters in patterns.items():
+        found = [name for name in rest if re.search(str(pattern), name)]
+        if not found:
+            raise Refusal(f"`optimizer.param_groups`: {pattern!r} is found in none of {', '.join(rest) or 'the rest'}")
+        groups.append({"params": [rest.pop(name) for name in found], **hyperparameters})
+    return [{"params": list(rest.values())}, *groups] if rest else groups
+
+
+def check_sparse(optimizer: Optimizer | None, model: nn.Module | None, loss: Any, data: TensorData) -> None:
+    """Refuse SparseAdam where a gradient is dense, found by a backward pass in a copy."""
+    if not isinstance(optimizer, torch.optim.SparseAdam) or model is None:
+        return
+    trial, state = copy.deepcopy(model), torch.get_rng_state()
+    first = next(trial.parameters())
+    batch = fit.moved(fit.sample(data), first.device, first.dtype)
+    value = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), batch[1])  # type: ignore[operator]
+    (value[0] if isinstance(value, tuple) else value).backward()
+    torch.set_rng_state(state)
+    if dense := [name for name, p in trial.named_parameters() if p.grad is not None and not p.grad.is_sparse]:
+        raise Refusal(
+            f"`optimizer=sparse_adam` needs sparse gradients, as of nn.Embedding(sparse=True): that of {dense[0]} is "
+            "dense; use adam"
+        )
+
+
+def make_step(optimizer: Optimizer | None, trainer: Mapping[str, Any], device: torch.device) -> Step:
+    """Return what turns gradients into a step."""
+    if optimizer is None:
+        raise Refusal("`optimizer=none` needs a learner of your own: learner=custom")
+    scaled = trainer["autocast"] == "float16" and device.type == "cuda"
+    step = Step(
+        optimizer,
+        clip_value=trainer["clip_value"],
+        clip_norm=trainer["clip_norm"],
+        scaler=torch.amp.GradScaler(device.type) if scaled else None,
+        record=trainer["record"],
+    )
+    if step.needs_closure and scaled:
+        raise Refusal("`trainer.autocast=float16` scales the loss, which this optimizer can't; use bfloat16")
+    return step
+
+
+def make_schedule(node: Mapping[str, Any], optimizer: Optimizer | None, length: int | None, watch: Watch) -> Any:
+    """Return the schedule of the learning rate, None for a constant one.
+
+    Args:
+        node: the `scheduler` node.
+        optimizer: whose rates it sets.
+        length: of the run, in intervals; None: unknown.
+        watch: whose monitor a plateau is seen in.
+    """
+    if node["_target_"] is None and not node["warmup"]:
+        return None
+    if optimizer is None:
+        raise Refusal("`scheduler` must be constant: a learner of your own has its own optimizers")
+    arguments = own("scheduler", node)
+    for key in ("T_max", "total_iters", "total_steps"):
+        if key in arguments and arguments[key] is None:
+            if length is None:
+                raise Refusal(f"`scheduler.{key}` must be given: the length of the run isn't known")
+            arguments[key] = max(length - node["warmup"], 1)
+    if length is not None and (arguments.get("total_steps") or length) < length - node["warmup"]:
+        raise Refusal(f"`scheduler.total_steps` is {arguments['total_steps']}, but the run has {length}")
+    if arguments.get("mode", "") is None:
+        arguments["mode"] = watch.mode
+    make = functools.partial(targets.build, "scheduler", arguments) if node["_target_"] is not None else None
+    keys = ("interval", "warmup", "warmup_start_factor")
+    try:
+        return Schedule(optimizer, make, monitor=watch.monitor, **{k: node[k] for k in keys})
+    except Refusal:
+        raise
+    except ValueError as error:  # torch's own, of the warm-up
+        raise Refusal(f"`scheduler`: {error}") from error
