@@ -27,7 +27,9 @@ def make_metrics(wanted: list[str], loss: Any, data: TensorData) -> tuple[dict[s
         of_classes, of_numbers = metrics.CLASSIFICATION.get(name) or metrics.top(name), metrics.REGRESSION.get(name)
         if of_classes and classifies:
             if name.startswith("top_") and (two or int(name[4:]) > (data.classes or 0)):
-                raise Refusal(f"`metrics`: {name} needs at least {name[4:]} classes, and a loss with an output for each")
+                raise Refusal(
+                    f"`metrics`: {name} needs at least {name[4:]} classes, and a loss with an output for each"
+                )
             found[name] = functools.partial(of_classes, **threshold) if name in ("accuracy", "f1") else of_classes
         elif of_numbers and isinstance(loss, fit.NUMBERS) and not isinstance(loss, fit.GaussianNLLLoss):
             found[name] = of_numbers
