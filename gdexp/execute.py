@@ -77,7 +77,7 @@ def _execute_one(job: "Job") -> Result:
             name=name,
             params=params,
             tags=tags,
-            config_yaml=written.as_yaml(shown),
+            texts={"config.yaml": written.as_yaml(shown), **provenance.texts(config)},
             data=parts.identity._replace(source=shown["data"]) if parts else None,
         ) as record:
             if failure is not None:

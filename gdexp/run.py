@@ -44,7 +44,7 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
 
     with _ONE_AT_A_TIME, _host_as_it_was():
         results = execute(compose(list(overrides), multirun))
-    from gdexp.tracking.record import frame, row
+    from gdexp.tracking.frame import frame, row
 
     return frame(row(*result) for result in results)
 

@@ -88,7 +88,7 @@ RULES: dict[str, tuple[str, Any]] = {
     "trainer.on_epoch": _list_of_names("my_hooks.sample"),
     "tracking.uri": _or_null(_TEXT),
     "tracking.experiment": _or_null(_TEXT),
-    "tracking.writer": _among("client", "none"),
+    "tracking.writer": _among("auto", "client", "none"),
 }
 
 # keys of ours beside the arguments of a target, and what an option that doesn't name them gets

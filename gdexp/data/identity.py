@@ -1,6 +1,7 @@
 """Which data a run saw: a digest of all its numbers, and where they came from."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,12 @@ class Identity(NamedTuple):
     sha256: str
     shapes: dict[str, list[list[int]]]
     source: Mapping[str, Any]
+
+    def as_mlflow(self) -> tuple[str, str, str, str, None, str, str]:
+        """Return name, digest, source type, source, schema, profile and context, as MLflow has them."""
+        source = json.dumps({"tags": {k: str(v) for k, v in self.source.items()}})
+        profile = json.dumps({"sha256": self.sha256, "shapes": self.shapes})
+        return self.name, self.sha256[:32], "code", source, None, profile, "training"
 
 
 def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity:

@@ -1,6 +1,6 @@
 """What a run leaves behind. The only folder that knows MLflow.
 
-    with start(config, name=…, params=…, tags=…, config_yaml=…) as record:
+    with start(config, name=…, params=…, tags=…, texts={"config.yaml": …}) as record:
         record.add(step, {"train_loss": 0.5})
         record.finish("completed", {"weights": weights})
 
@@ -10,11 +10,13 @@ Leaving the block without `finish` closes the record as FAILED, or as KILLED on 
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from gdexp.data.identity import Identity
+    from gdexp.data.identity import Identity
+    from gdexp.tracking.recorder import Begun
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
 
@@ -30,11 +32,11 @@ class Record(Protocol):
         """Record numbers of one epoch; those that aren't finite are left out."""
 
     def finish(
-        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
+        self, outcome: str, files: "Mapping[str, Mapping[str, Tensor]]", tags: Mapping[str, object] | None = None
     ) -> None:
         """Close the record of a run that came to its end, with its files NAME.safetensors."""
 
-    def keep(self, weights: Mapping[str, Tensor]) -> None:
+    def keep(self, weights: "Mapping[str, Tensor]") -> None:
         """Say what to save should the run be cut off: the live weights."""
 
     def __enter__(self) -> Self: ...
@@ -51,10 +53,13 @@ def start(
     name: str,
     params: Mapping[str, str],
     tags: Mapping[str, str],
-    config_yaml: str,
-    data: Identity | None = None,
+    texts: Mapping[str, str],
+    data: "Identity | None" = None,
 ) -> Record:
     """Open the store and begin a run in it.
+
+    A SQLite store whose schema is known is written directly, any other by MLflow's client; where
+    nothing answers, the run is kept in the local store.
 
     Args:
         config: the `tracking` node.
@@ -62,7 +67,7 @@ def start(
         name: of the run.
         params: written once.
         tags: likewise, beside those that every run gets.
-        config_yaml: text of the artifact config.yaml.
+        texts: artifacts that are there from the start, by their names.
         data: recorded as MLflow's dataset input.
 
     Raises:
@@ -72,14 +77,32 @@ def start(
         from gdexp.tracking.nothing import Unrecorded
 
         return Unrecorded(name)
-    from gdexp.tracking.client import ClientRecord
+    from gdexp.tracking.recorder import Begun
+    from gdexp.tracking.store import store_uri
 
-    return ClientRecord(
-        config["uri"],
-        config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp",
-        name=name,
-        params=params,
-        tags=tags,
-        config_yaml=config_yaml,
-        data=data,
+    experiment = config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
+    begun = Begun(
+        name=name, experiment=experiment, params=params, tags=tags, texts=texts, data=data and data.as_mlflow()
     )
+    return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto")
+
+
+def _opened(uri: str, begun: "Begun", direct: bool) -> Record:
+    from gdexp.tracking.recorder import Recorder
+    from gdexp.tracking.store import artifact_location, database, ensure, opened
+
+    location = None
+    if (db := database(uri)) is not None:
+        location = artifact_location(db, begun.experiment)
+        if direct and (tables := opened(db)) is not None:
+            try:
+                return Recorder(tables, begun, location)
+            except NotImplementedError:  # its artifacts go elsewhere
+                tables.close()
+        ensure(db)
+    from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead
+
+    try:
+        return ForwardingRecorder(uri, begun, location)
+    except Unreachable as error:
+        return _opened(instead(uri, error), begun, direct)

@@ -1,151 +1,178 @@
-"""The record through MLflow's own client, for any tracking URI."""
+"""The record through MLflow's own client, for any tracking URI.
 
-import json
-import math
-import re
+A run is written to a store of our own in a temporary folder, and a thread sends on what has come in.
+So training never waits for a server; should it be gone at the end, the run is kept in the local
+store, from where `gdexp.store sync` sends it later.
+"""
+
+import shutil
+import socket
+import sys
 import tempfile
+import threading
 import time
-import traceback as tracebacks
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from torch import Tensor
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
-from gdexp.data.identity import Identity
-from gdexp.tracking.store import artifact_root, database, ensure, fold_in, store_uri
-from gdexp.tracking.weights import save_weights
+from gdexp.tracking import store, transfer
+from gdexp.tracking.recorder import Begun, Recorder
+from gdexp.tracking.sqlite import Tables
 
-_FLUSH_SECONDS = 2.0
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SEND_SECONDS = 2.0
+_PATIENCE_SECONDS = 20.0  # with a server at the end of a run
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-class ClientRecord:
-    """One MLflow run; its numbers are sent in batches, about every two seconds and at the end."""
+class Unreachable(Exception):
+    """Nothing answers at a tracking URI."""
 
-    def __init__(
-        self,
-        uri: str | None,
-        experiment: str,
-        *,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        config_yaml: str,
-        data: Identity | None,
-    ) -> None:
-        self.name, self.status, self.uri = name, "RUNNING", store_uri(uri)
-        self._db, self._config_yaml = database(self.uri), config_yaml
-        self._metrics: list[Metric] = []
-        self._flushed = time.monotonic()
-        self._weights: Mapping[str, Tensor] = {}
-        self.run_id: str | None = None
+
+class ForwardingRecorder(Recorder):
+    """A recorder whose run is sent on while it trains.
+
+    Args:
+        uri: of the store.
+        begun: the run.
+        location: artifact location of a new experiment; None: the server's own choice.
+
+    Raises:
+        Unreachable: nothing answers there.
+        Refusal: something answers, but it can't be used.
+    """
+
+    def __init__(self, uri: str, begun: Begun, location: str | None = None) -> None:
+        self.uri = uri
+        answers(uri)
+        from mlflow.tracking import MlflowClient
+
+        self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
+        self._sent, self._down_since = 0, 0.0
+        super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         try:
-            if self._db is not None:
-                ensure(self._db)
-            self._client = MlflowClient(self.uri)
-            run = self._client.create_run(
-                self._experiment_id(experiment), tags={k: str(v) for k, v in tags.items()}, run_name=name
-            )
-            self.run_id = run.info.run_id
-            self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
-            if data is not None:
-                self._client.log_inputs(run.info.run_id, [_dataset_input(data)])
-        except Refusal:
-            raise
-        except KeyboardInterrupt:
-            if self.run_id:
-                self._client.set_terminated(self.run_id, "KILLED")
-            raise
-        except Exception as error:  # MLflow's own, SQLAlchemy's, a server's: the store can't be used
-            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {str(error).splitlines()[0]}") from error
+            self._server = transfer.Server(MlflowClient(uri))
+            self.run_id = self._server.begin(self._tables, self._id, location)
+            self._server.send_description(self._tables, self._id, self.run_id)
+        except LookupError as error:
+            self._drop()
+            raise Refusal(
+                f"`tracking.experiment`: {error.args[0]!r} was deleted; restore it or choose another name"
+            ) from None
+        except Exception as error:  # MLflow's own, SQLAlchemy's, a server's
+            self._drop()
+            raise Refusal(f"`tracking.uri`: {uri} can't be used: {str(error).splitlines()[0]}") from error
+        self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
+        self._sender.start()
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the numbers of one epoch; those that aren't finite are left out."""
-        now = time.time()
-        milliseconds = int(now * 1000)
-        self._metrics += [Metric(k, v, milliseconds, step) for k, v in metrics.items() if math.isfinite(v)]
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._flush()
+    def _keep_sending(self) -> None:
+        while not self._closing.wait(_SEND_SECONDS):
+            self._send()
 
-    def keep(self, weights: Mapping[str, Tensor]) -> None:
-        """Save these, as they are then, should the run be cut off."""
-        self._weights = weights
-
-    def finish(
-        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
-    ) -> None:
-        """Close the record of a run that came to its end, with its files NAME.safetensors."""
-        self._close("FINISHED", {"gdexp.outcome": outcome, **(tags or {})}, files, {})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None and self.status == "RUNNING":
-            if isinstance(error, Exception):
-                text = "".join(tracebacks.format_exception(error))
-                self._close("FAILED", {}, {"weights": self._weights}, {"traceback.txt": text})
-            else:
-                self._close("KILLED", {}, {"weights": self._weights}, {})
-        if self._db is not None:
-            self._client._tracking_client.store.engine.dispose()
-            fold_in(self._db)
-
-    def _experiment_id(self, name: str) -> str:
-        if (found := self._client.get_experiment_by_name(name)) is not None:
-            if found.lifecycle_stage != "active":
-                raise Refusal(f"`tracking.experiment`: {name!r} was deleted; restore it or choose another name")
-            return found.experiment_id
+    def _send(self) -> None:
+        tables = Tables(self._spool / "spool.db")
         try:
-            if self._db is None:
-                return self._client.create_experiment(name)
-            folder = re.sub(r"[^\w-]", "_", name)
-            return self._client.create_experiment(name, artifact_location=(artifact_root(self._db) / folder).as_uri())
-        except MlflowException:  # another process made it just now
-            if (found := self._client.get_experiment_by_name(name)) is None:
-                raise
-            return found.experiment_id
-
-    def _flush(self) -> None:
-        if self._metrics:
-            self._client.log_batch(str(self.run_id), metrics=self._metrics)
-            self._metrics = []
-        self._flushed = time.monotonic()
+            answers(self.uri)
+            self._sent = self._server.send_numbers(tables, self._id, str(self.run_id), self._sent)
+            self._down_since = 0.0
+        except Exception as error:
+            if not self._down_since:
+                self._down_since = time.monotonic()
+                line = str(error).splitlines()[0]
+                print(f"gdexp: {self.uri} doesn't answer ({line}); training goes on", file=sys.stderr)
+        finally:
+            tables.close()
 
     def _close(
         self,
         status: str,
         tags: Mapping[str, object],
-        files: Mapping[str, Mapping[str, Tensor]],
+        files: "Mapping[str, Mapping[str, Tensor]]",
         texts: Mapping[str, str],
     ) -> None:
-        run_id = str(self.run_id)
-        self._flush()
-        with tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
-            for name, weights in files.items():
-                save_weights(Path(folder) / f"{name}.safetensors", weights)
-            for name, text in {"config.yaml": self._config_yaml, **texts}.items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
-            self._client.log_artifacts(run_id, folder)
-        self._client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
-        self._client.set_terminated(run_id, status, end_time=int(time.time() * 1000))
-        self.status = status
+        remote = str(self.run_id)
+        super()._close(status, tags, files, texts)
+        done = threading.Event()
+        threading.Thread(target=self._send_all, args=(remote, done), name="gdexp-end", daemon=True).start()
+        if done.wait(_PATIENCE_SECONDS):
+            shutil.rmtree(self._spool, ignore_errors=True)
+        else:
+            self._keep_here(remote)
+
+    def _send_all(self, remote: str, done: threading.Event) -> None:
+        """Send what is left, again and again until it is done."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            tables = Tables(self._spool / "spool.db")
+            try:
+                answers(self.uri)
+                self._server.send_description(tables, self._id, remote)
+                self._server.send_numbers(tables, self._id, remote, self._sent)
+                self._server.send_end(tables, self._id, remote)
+                done.set()
+                return
+            except Exception:  # whatever a server that is going away answers
+                time.sleep(0.5)
+            finally:
+                tables.close()
+
+    def _keep_here(self, remote: str) -> None:
+        """Put the run into the local store, under the id that the server knows it by."""
+        tables = Tables(self._spool / "spool.db")
+        tables.rename_run(self._id, remote)
+        keep(tables, remote)
+        tables.close()
+        shutil.rmtree(self._spool, ignore_errors=True)
+        print(f"gdexp: {self.uri} is gone; {_kept(self.uri)}", file=sys.stderr)
+
+    def _drop(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._tables.close()
+        shutil.rmtree(self._spool, ignore_errors=True)
 
 
-def _dataset_input(data: Identity) -> DatasetInput:
-    """Return data as MLflow shows them; its column for the digest takes 36 characters."""
-    dataset = Dataset(
-        name=data.name,
-        digest=data.sha256[:32],
-        source_type="code",
-        source=json.dumps({"tags": {k: str(v) for k, v in data.source.items()}}),
-        profile=json.dumps({"sha256": data.sha256, "shapes": data.shapes}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+def keep(tables: Tables, run_id: str) -> None:
+    """Copy a run from a store of our own to the local one."""
+    db = _local_store()
+    target = store.opened(db)
+    if target is not None:
+        transfer.merge(tables, target, run_id)
+        target.close()
+        store.fold_in(db)
+        return
+    from mlflow.tracking import MlflowClient
+
+    transfer.sync(tables, transfer.Server(MlflowClient(f"sqlite:///{db}")), run_id)
+
+
+def instead(uri: str, error: Unreachable) -> str:
+    """Say that a server isn't there; return the URI of the local store."""
+    print(f"gdexp: {error}; {_kept(uri)}", file=sys.stderr)
+    return f"sqlite:///{_local_store()}"
+
+
+def answers(uri: str, seconds: float = 3.0) -> None:
+    """Raise Unreachable if nothing listens at the host and port of a URI."""
+    parts = urlparse(uri)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    if not parts.hostname or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=seconds).close()
+    except OSError as error:
+        raise Unreachable(f"{parts.scheme}://{parts.hostname}:{port} can't be reached ({error})") from error
+
+
+def _local_store() -> Path:
+    return Path.cwd() / "mlflow.db"
+
+
+def _kept(uri: str) -> str:
+    shown = urlparse(uri)
+    address = f"{shown.scheme}://{shown.hostname}" + (f":{shown.port}" if shown.port else "")  # without a password
+    return f"the run is kept in {_local_store()}: python -m gdexp.store sync --to {address}"

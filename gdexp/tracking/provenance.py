@@ -1,12 +1,25 @@
-"""Where a run comes from: commit, versions, host, process."""
+"""Where a run comes from: commit, code, versions, machine, process."""
 
+import json
 import os
 import platform
-import socket
+import re
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Collection, Iterator, Mapping
 from getpass import getuser
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import gdexp
+from gdexp.config.written import is_secret
+
+_DIFF_BYTES = 1_000_000
+_PASSWORD = re.compile(r"//[^/@\s]+@")
+_PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "safetensors", "pandas", "sklearn")
 
 
 class Provenance:
@@ -16,16 +29,7 @@ class Provenance:
     """
 
     def __init__(self) -> None:
-        try:
-            self._git: subprocess.Popen[str] | None = subprocess.Popen(
-                ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        except OSError:  # no git here
-            self._git = None
+        self._status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
 
     def tags(self) -> dict[str, str]:
         """Return the tags that say so."""
@@ -38,19 +42,123 @@ class Provenance:
             "gdexp.version": gdexp.__version__,
             "gdexp.torch": str(torch.__version__),
             "gdexp.python": platform.python_version(),
-            "gdexp.host": socket.gethostname(),
             "gdexp.pid": str(os.getpid()),
         }
 
+    def texts(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is kept as artifacts: environment.json, the code that targets reach, git's diff."""
+        files = {"environment.json": json.dumps(_environment(), indent=1)}
+        files |= {f"code/{name}": text for name, text in _code(set(_targets(config)))}
+        if self._dirty and (asked := _git("diff", "HEAD", "--no-color", "--no-ext-diff")) is not None:
+            diff = asked.communicate()[0]
+            cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
+            files["git.diff"] = diff[:_DIFF_BYTES] + cut
+        return files
+
     def _git_tags(self) -> dict[str, str]:
-        if self._git is None:
+        self._dirty = False
+        if self._status is None:
             return {}
-        lines = self._git.communicate()[0].splitlines()
-        if self._git.returncode or not lines or not lines[0].startswith("# branch.oid "):
+        lines = self._status.communicate()[0].splitlines()
+        heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
+        if self._status.returncode or "branch.oid" not in heads:
             return {}
-        commit = lines[0].removeprefix("# branch.oid ")
-        dirty = any(not line.startswith("#") for line in lines)
-        return {"mlflow.source.git.commit": commit, "gdexp.git_dirty": str(dirty).lower()}
+        self._dirty = any(not line.startswith("#") for line in lines)
+        tags = {"mlflow.source.git.commit": heads["branch.oid"], "gdexp.git_dirty": str(self._dirty).lower()}
+        return tags | {"mlflow.source.git.branch": heads["branch.head"]}
+
+
+def command() -> list[str]:
+    """Return the words of the command line, without passwords in keys named like them and in addresses."""
+    shown = []
+    for word in sys.argv:
+        key, equals, _ = word.partition("=")
+        hidden = equals and is_secret(key.lstrip("+").rpartition(".")[2])
+        shown.append(f"{key}=***" if hidden else _PASSWORD.sub("//***@", word))
+    return shown
+
+
+def _git(*words: str) -> "subprocess.Popen[str] | None":
+    """Start git; None where there is none."""
+    try:
+        return subprocess.Popen(
+            ["git", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+    except OSError:
+        return None
+
+
+def _environment() -> dict[str, object]:
+    import torch
+
+    versions = {name: str(getattr(sys.modules[name], "__version__", "")) for name in _PACKAGES if name in sys.modules}
+    return {
+        "command": command(),
+        "python": sys.version,
+        "platform": platform.platform(),
+        "packages": {"gdexp": gdexp.__version__, "mlflow": version("mlflow"), **versions},
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yield the module of each dotted name in a config that is imported."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for inner in node:
+            yield from _targets(inner)
+    elif isinstance(node, str) and "." in node and node.partition(".")[0] in sys.modules:
+        parts = node.split(".")
+        names = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+        if (found := next((n for n in names if n in sys.modules), None)) is not None:
+            yield found
+
+
+def _code(names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield name and source of modules outside the installed packages, and of those that they use."""
+    waiting, seen = list(names), set[str]()
+    while waiting:
+        if (name := waiting.pop()) in seen or name not in sys.modules:
+            continue
+        seen.add(name)
+        module = sys.modules[name]
+        file = getattr(module, "__file__", None)
+        if not file or not _is_users(Path(file)):
+            continue
+        try:
+            yield f"{name.replace('.', '/')}.py", Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        used = (
+            v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
+        )
+        waiting += [n for n in used if isinstance(n, str)]
+
+
+def _is_users(file: Path) -> bool:
+    """Say whether a module is neither installed, nor Python's, nor gdexp's."""
+    place = file.resolve()
+    if "site-packages" in place.parts or "dist-packages" in place.parts:
+        return False
+    others = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
+    return not any(place.is_relative_to(other.resolve()) for other in others)
 
 
 def _user() -> str:

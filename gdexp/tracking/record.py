@@ -1,24 +1,24 @@
 """Reading the record: a run's model, and tables of runs."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from torch import nn
 
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
-from gdexp.tracking.store import database, store_uri
+from gdexp.tracking.frame import frame, row
+from gdexp.tracking.store import database, opened, store_uri
 from gdexp.tracking.weights import load_weights
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.tracking import MlflowClient
 
 
 def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best", "ema"] = "final") -> nn.Module:
@@ -35,6 +35,8 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
     Raises:
         ValueError: no such run, no weights, or a config that names what may not be built from a record.
     """
+    from mlflow.exceptions import MlflowException
+
     try:
         with _client(uri) as client, tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
             client.get_run(run_id)
@@ -95,53 +97,19 @@ def runs(experiment: str | None = None, *, uri: str | None = None) -> "pd.DataFr
                 return frame(rows)
 
 
-def row(
-    run_id: str | None,
-    name: str,
-    status: str,
-    outcome: str | None,
-    params: Mapping[str, str],
-    metrics: Mapping[str, float],
-) -> dict[str, object]:
-    """Return one run as a row; params that read as numbers become numbers."""
-    head = {"run_id": run_id, "name": name, "status": status, "outcome": outcome}
-    return {**head, **{k: _value(v) for k, v in params.items()}, **metrics}
-
-
-def frame(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
-    """Return rows as a data frame that has its leading columns even when it is empty."""
-    import pandas as pd
-
-    table = pd.DataFrame(list(rows))
-    return table if len(table) else pd.DataFrame(columns=["run_id", "name", "status", "outcome"])
-
-
 @contextmanager
-def _client(uri: str | None) -> Iterator[MlflowClient]:
+def _client(uri: str | None) -> "Iterator[MlflowClient]":
     """Open a store that is there, and leave no open file behind."""
     uri = store_uri(uri)
     if (db := database(uri)) is not None and not db.is_file():
         raise Refusal(f"no store at {db}: run something first, or name another by uri=…")
+    from mlflow.tracking import MlflowClient
+
+    if db is not None and (tables := opened(db)) is not None:
+        tables.close()
     client = MlflowClient(uri)
     try:
         yield client
     finally:
         if db is not None:
             client._tracking_client.store.engine.dispose()
-
-
-def _value(text: str) -> object:
-    """Return a param as what it was before it was written.
-
-    >>> _value("0.01"), _value("100"), _value("true"), _value("null"), _value("relu")
-    (0.01, 100, True, None, 'relu')
-    """
-    words = {"true": True, "false": False, "null": None}
-    if text in words:
-        return words[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -1,18 +1,23 @@
 """Where the record is: the URI, and a SQLite store made once, complete or not at all."""
 
-import hashlib
-import logging
 import os
+import re
 import sqlite3
+import sys
 import tempfile
+import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-
-from filelock import FileLock
+from urllib.parse import unquote, urlparse
+from urllib.request import url2pathname
 
 from gdexp.config.refusal import Refusal
+from gdexp.tracking import endings
+from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
 _SQLITE = "sqlite:///"
+_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p", "afs")
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -33,8 +38,41 @@ def artifact_root(db: Path) -> Path:
     return db.parent / "mlruns"
 
 
+def artifact_location(db: Path, experiment: str) -> str:
+    """Return where the artifacts of a new experiment go."""
+    folder = re.sub(r"[^\w-]", "_", experiment)
+    return f"{artifact_root(db).as_uri()}/{folder}"
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the folder of an artifact URI, None if it isn't on this machine's file system."""
+    if uri.startswith("file:"):
+        return Path(url2pathname(unquote(urlparse(uri).path)))
+    return Path(uri) if os.path.isabs(uri) else None
+
+
+def opened(db: Path) -> Tables | None:
+    """Open a store whose schema is known, made if there is none; None: it is MLflow's client's.
+
+    Runs whose process is gone are closed, and the paths of a store that was moved are put right.
+
+    Raises:
+        Refusal: the place can't be written, or the file there is no database.
+    """
+    ensure(db)
+    if os.environ.get("GDEXP_PLAIN") == "1" or revision(db) not in KNOWN:
+        return None
+    tables = Tables(db)
+    follow_move(tables)
+    for run_id, name in endings.close_dead(tables):
+        print(f"gdexp: run {name} ({run_id}) is closed as KILLED: its process is gone", file=sys.stderr)
+    return tables
+
+
 def ensure(db: Path) -> None:
-    """Make a SQLite store in WAL mode if there is none; any number of processes may ask at once.
+    """Make a SQLite store if there is none; any number of processes may ask at once.
+
+    It is in WAL mode, which the file remembers, but never on a network file system.
 
     Raises:
         Refusal: the place can't be written, or the file there is no database.
@@ -42,40 +80,63 @@ def ensure(db: Path) -> None:
     try:
         if not db.exists():
             db.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(_lock_file(db)):
-                if not db.exists():
-                    _make(db)
-        with sqlite3.connect(db, timeout=20) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _make(db)
+        connection = sqlite3.connect(db, timeout=20)
+        try:
+            connection.execute(f"PRAGMA journal_mode={'DELETE' if is_shared(db) else 'WAL'}")
             connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
             connection.rollback()
-        connection.close()
+        finally:
+            connection.close()
     except sqlite3.Error as error:
         raise Refusal(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
     except OSError as error:
         raise Refusal(f"`tracking.uri`: {db} can't be written: {error.strerror or error}") from error
 
 
-def _lock_file(db: Path) -> Path:
-    """Return a lock outside the user's folder, the same one for all processes of this user and machine."""
-    digest = hashlib.sha256(str(db.resolve()).encode()).hexdigest()[:16]
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-    return Path(tempfile.gettempdir()) / f"gdexp-{user}-{digest}.lock"
+def follow_move(tables: Tables) -> bool:
+    """Put the artifact paths right if store and artifacts were moved or copied; say whether they were."""
+    found = tables.select("SELECT artifact_location FROM experiments WHERE experiment_id=0")
+    new = artifact_root(tables.path).as_uri()
+    old = found[0][0].rpartition("/")[0] if found and found[0][0] else new
+    if old == new or not artifact_root(tables.path).is_dir():
+        return False
+    with tables.transaction():
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            sql = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            tables.execute(sql, new, len(old) + 1, len(old) + 1, f"{old}/")
+    return True
 
 
-def _make(db: Path) -> None:
-    """Let MLflow make the store under another name, then rename it into place."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+def template() -> Path | None:
+    """Return an empty store of the installed MLflow, made by itself once; None where nothing can be kept."""
+    kept = _cache() / f"mlflow-{version('mlflow')}.db"
+    if kept.is_file():
+        return kept
+    from filelock import FileLock
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines on its migrations
-    with tempfile.TemporaryDirectory(dir=db.parent, prefix=".gdexp-") as folder:
-        draft = Path(folder) / db.name
-        store = SqlAlchemyStore(f"{_SQLITE}{draft}", artifact_root(db).as_uri())
-        store.engine.dispose()
-        connection = sqlite3.connect(draft)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        draft.rename(db)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept.with_suffix(".lock")):
+            if not kept.is_file():
+                with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".gdexp-") as folder:
+                    draft = Path(folder) / "mlflow.db"
+                    _migrated(draft)
+                    draft.replace(kept)
+    except OSError:
+        return None
+    return kept
+
+
+def is_shared(path: Path) -> bool:
+    """Say whether a path lies on a network file system, as far as Linux tells."""
+    try:
+        mounts = [line.split(" ")[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    place = path.resolve()
+    above = [(where, kind) for where, kind in mounts if place.is_relative_to(where.replace("\\040", " "))]
+    return bool(above) and max(above, key=lambda m: len(m[0]))[1].startswith(_SHARED)
 
 
 def fold_in(db: Path) -> None:
@@ -84,3 +145,47 @@ def fold_in(db: Path) -> None:
         connection = sqlite3.connect(db)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
+
+
+def _make(db: Path) -> None:
+    """Prepare a store under another name, then give it its own, unless another process was quicker."""
+    with tempfile.TemporaryDirectory(dir=db.parent, prefix=".gdexp-") as folder:
+        draft = Path(folder) / db.name
+        if (empty := template()) is not None:
+            draft.write_bytes(empty.read_bytes())
+        else:
+            _migrated(draft)
+        connection = sqlite3.connect(draft)
+        now = int(time.time() * 1000)
+        connection.execute(
+            "UPDATE experiments SET artifact_location=?, creation_time=?, last_update_time=? WHERE experiment_id=0",
+            (f"{artifact_root(db).as_uri()}/0", now, now),
+        )
+        connection.commit()
+        connection.close()
+        try:
+            os.link(draft, db)  # unlike a renaming, never replaces what is there
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            if not db.exists():
+                draft.rename(db)
+
+
+def _migrated(draft: Path) -> None:
+    """Let MLflow make an empty store."""
+    print(f"gdexp: MLflow makes an empty store, once for its version {version('mlflow')}", file=sys.stderr)
+    import logging
+
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines on its migrations
+    store = SqlAlchemyStore(f"{_SQLITE}{draft}", (draft.parent / "mlruns").as_uri())
+    store.engine.dispose()
+
+
+def _cache() -> Path:
+    """Return the user's cache directory, as their system has it."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gdexp", appauthor=False)

@@ -1,0 +1,87 @@
+"""Which runs that say RUNNING are still running, and the end of those that aren't."""
+
+import os
+import socket
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from gdexp.tracking.sqlite import Tables
+
+PROCESS, HOST, HEARTBEAT = "gdexp.process", "gdexp.host", "gdexp.heartbeat"
+STALE_SECONDS = 300.0  # without a sign of life from a process that can't be looked at
+
+
+def signature() -> dict[str, str]:
+    """Return the tags that tell this process from every other."""
+    pid = os.getpid()
+    return {HOST: socket.gethostname(), PROCESS: f"{_place()} {pid} {_started(pid)}"}
+
+
+def close_dead(tables: Tables) -> list[tuple[str, str]]:
+    """Close runs whose process is gone as KILLED, at the time of their last sign of life.
+
+    Returns:
+        id and name of each.
+    """
+    closed = []
+    for run_id, name, start in tables.select("SELECT run_uuid, name, start_time FROM runs WHERE status='RUNNING'"):
+        tags = dict(tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run_id))
+        [(last,)] = tables.select("SELECT max(timestamp) FROM latest_metrics WHERE run_uuid=?", run_id)
+        seen = max(last or start or 0, int(tags.get(HEARTBEAT, 0)))
+        if PROCESS not in tags or _is_alive(tags[PROCESS], tags.get(HOST), seen / 1000):
+            continue
+        with tables.transaction():  # another command may have been quicker
+            if tables.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
+                tables.end(run_id, "KILLED", last or start)
+                closed.append((run_id, name))
+    return closed
+
+
+def _is_alive(process: str, host: str | None, seen: float) -> bool:
+    """Say whether a process may still be there.
+
+    On this host and in this pid namespace it can be looked at. After a restart of this machine it is
+    gone. Anywhere else its last sign of life decides.
+    """
+    try:
+        machine, boot, namespace, pid, started = process.split(" ")
+        here = _place().split(" ")
+        if host == socket.gethostname() and (machine, boot, namespace) == (here[0], here[1], here[2]) and boot != "-":
+            return _started(int(pid)) == started
+        if host == socket.gethostname() and machine == here[0] != "-" and boot != here[1]:
+            return False
+    except ValueError:
+        pass
+    return time.time() - seen < STALE_SECONDS
+
+
+@cache
+def _place() -> str:
+    """Return machine, boot and pid namespace; "-" for what can't be told."""
+    machine = _read("/etc/machine-id")
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    try:
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        namespace = "-"
+    return f"{machine} {boot} {namespace}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in ticks since boot; "-" if there is none or it can't be told."""
+    if sys.platform != "linux":
+        return "-"
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name may hold blanks
+    except OSError:
+        return "-"
+    return "-" if fields[0] in "ZX" else fields[19]  # a zombie is gone
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip() or "-"
+    except OSError:
+        return "-"

@@ -1,0 +1,45 @@
+"""Runs as a data frame, one row each."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def row(
+    run_id: str | None,
+    name: str,
+    status: str,
+    outcome: str | None,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> dict[str, object]:
+    """Return one run as a row; params that read as numbers become numbers."""
+    head = {"run_id": run_id, "name": name, "status": status, "outcome": outcome}
+    return {**head, **{k: _value(v) for k, v in params.items()}, **metrics}
+
+
+def frame(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
+    """Return rows as a data frame that has its leading columns even when it is empty."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(rows))
+    return table if len(table) else pd.DataFrame(columns=["run_id", "name", "status", "outcome"])
+
+
+def _value(text: str) -> object:
+    """Return a param as what it was before it was written.
+
+    >>> _value("0.01"), _value("100"), _value("true"), _value("null"), _value("relu")
+    (0.01, 100, True, None, 'relu')
+    """
+    words = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

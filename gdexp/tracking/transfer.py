@@ -1,0 +1,193 @@
+"""Runs carried from a SQLite store to where they belong: a server, or another store.
+
+Both ways may be cut off anywhere and repeated: what is there already is not written twice.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdexp.tracking import endings
+from gdexp.tracking.sqlite import DatasetRow, Number, Run, Tables
+from gdexp.tracking.store import artifact_location, local_path
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
+_BATCH = 1000  # metrics in a request, MLflow's own limit
+_FEW = 100  # params or tags in a request, likewise
+
+
+class Server:
+    """The far end of a synchronisation.
+
+    Args:
+        client: MLflow's own.
+    """
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+        self._experiments: dict[str, str] = {}
+
+    def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:
+        """Make a run on the server, or find the one made before; return its id there."""
+        [(name, user, start, experiment)] = tables.select(
+            "SELECT r.name, r.user_id, r.start_time, e.name FROM runs r JOIN experiments e USING (experiment_id)"
+            " WHERE run_uuid=?",
+            run_id,
+        )
+        tags = _tags(tables, run_id) | {"mlflow.user": user, ORIGIN: run_id}
+        where = self._experiment(experiment, artifact_location)
+        if (found := self._found(run_id)) is not None:
+            return found
+        few = {k: tags[k] for k in ("mlflow.user", ORIGIN)}
+        run = self._client.create_run(where, start_time=start, tags=few, run_name=name)
+        return run.info.run_id
+
+    def send_description(self, tables: Tables, run_id: str, remote: str) -> None:
+        """Send tags, params and dataset inputs."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        tags = [RunTag(k, v) for k, v in _tags(tables, run_id).items() if k != "mlflow.runName"]
+        params = [Param(k, v) for k, v in tables.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)]
+        for some in _parts(tags, _FEW):
+            self._client.log_batch(remote, tags=some)
+        for few in _parts(params, _FEW):
+            self._client.log_batch(remote, params=few)
+        for data in _datasets(tables, run_id):
+            inputs = [InputTag("mlflow.data.context", data.context)] if data.context else []
+            self._client.log_inputs(remote, [DatasetInput(Dataset(*data[:6]), inputs)])
+
+    def send_numbers(self, tables: Tables, run_id: str, remote: str, after: int = 0) -> int:
+        """Send the metrics that came after a row; return the last row sent."""
+        from mlflow.entities import Metric
+
+        while rows := tables.select(
+            "SELECT rowid, key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=? AND rowid>?"
+            f" ORDER BY rowid LIMIT {_BATCH}",
+            *(run_id, after),
+        ):
+            numbers = [Metric(k, float("nan") if nan else v, t, s) for _, k, v, t, s, nan in rows]
+            self._client.log_batch(remote, metrics=numbers)
+            after = rows[-1][0]
+        return after
+
+    def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
+        """Send artifacts, then how the run ended."""
+        [(uri, status, end)] = tables.select("SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?", run_id)
+        folder = local_path(uri)
+        if folder is not None and folder.is_dir():
+            self._client.log_artifacts(remote, str(folder))
+        if status != "RUNNING":
+            self._client.set_terminated(remote, status, end_time=end)
+
+    def _experiment(self, name: str, location: str | None) -> str:
+        """Return the id of an experiment of that name, made if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        if name not in self._experiments:
+            found = self._client.get_experiment_by_name(name)
+            if found is not None and found.lifecycle_stage != "active":
+                raise LookupError(name)
+            try:
+                self._experiments[name] = (
+                    found.experiment_id if found else self._client.create_experiment(name, artifact_location=location)
+                )
+            except MlflowException:  # another process made it just now
+                if (found := self._client.get_experiment_by_name(name)) is None:
+                    raise
+                self._experiments[name] = found.experiment_id
+        return self._experiments[name]
+
+    def _found(self, run_id: str) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id).info.run_id
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        every = [e.experiment_id for e in self._client.search_experiments()]
+        found = self._client.search_runs(every, f"tags.`{ORIGIN}` = '{run_id}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+
+def finished(tables: Tables) -> list[str]:
+    """Return the ids of the runs that have ended, the oldest first."""
+    sql = "SELECT run_uuid FROM runs WHERE status!='RUNNING' AND lifecycle_stage='active' ORDER BY start_time"
+    return [run_id for (run_id,) in tables.select(sql)]
+
+
+def running(tables: Tables) -> int:
+    """Return how many runs are still training."""
+    return tables.select("SELECT count(*) FROM runs WHERE status='RUNNING' AND lifecycle_stage='active'")[0][0]
+
+
+def sync(tables: Tables, server: Server, run_id: str) -> str:
+    """Send one run whole; return its id on the server."""
+    remote = server.begin(tables, run_id)
+    server.send_description(tables, run_id, remote)
+    server.send_numbers(tables, run_id, remote)
+    server.send_end(tables, run_id, remote)
+    return remote
+
+
+def merge(source: Tables, target: Tables, run_id: str) -> bool:
+    """Copy one run into another store, under its id; say whether there was anything to do."""
+    columns = "r.name, r.user_id, r.start_time, r.artifact_uri, r.status, r.end_time, e.name"
+    [(name, user, start, uri, status, end, experiment)] = source.select(
+        f"SELECT {columns} FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?", run_id
+    )
+    there = target.select("SELECT status, end_time FROM runs WHERE run_uuid=?", run_id)
+    if there == [(status, end)]:
+        return False
+    with target.transaction():
+        _, location = target.experiment(experiment, artifact_location(target.path, experiment))
+    new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
+    old, new = local_path(uri), local_path(new_uri)
+    if old is not None and new is not None and old.is_dir() and old != new:
+        _copy_tree(old, new)
+    with target.transaction():  # the row comes last, so that it says that all is there
+        number, _ = target.experiment(experiment, location)
+        target.add_run(Run(run_id, name, user, start, new_uri, number, status, end))
+        target.add_tags(run_id, _tags(source, run_id))
+        target.add_params(run_id, dict(source.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)))
+        rows = source.select("SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=?", run_id)
+        target.add_metrics(run_id, [Number(k, float("nan") if nan else v, t, s) for k, v, t, s, nan in rows])
+        for data in _datasets(source, run_id):
+            target.add_dataset(run_id, number, data)
+    return True
+
+
+def _copy_tree(old: Path, new: Path) -> None:
+    """Copy a folder, each file whole or not at all."""
+
+    def whole(source: str, destination: str) -> None:
+        draft = Path(destination).with_name(f".{Path(destination).name}.part")
+        shutil.copy2(source, draft)
+        draft.replace(destination)
+
+    shutil.copytree(old, new, copy_function=whole, dirs_exist_ok=True)
+
+
+def _tags(tables: Tables, run_id: str) -> dict[str, str]:
+    tags = dict(tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run_id))
+    return {k: v for k, v in tags.items() if k != endings.HEARTBEAT}
+
+
+def _datasets(tables: Tables, run_id: str) -> Iterator[DatasetRow]:
+    rows = tables.select(
+        "SELECT d.name, d.digest, d.dataset_source_type, d.dataset_source, d.dataset_schema, d.dataset_profile, t.value"
+        " FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
+        " LEFT JOIN input_tags t ON t.input_uuid = i.input_uuid AND t.name = 'mlflow.data.context'"
+        " WHERE i.destination_type='RUN' AND i.source_type='DATASET' AND i.destination_id=?",
+        run_id,
+    )
+    return (DatasetRow(*row) for row in rows)
+
+
+def _parts(entries: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
