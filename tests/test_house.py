@@ -24,6 +24,7 @@ FLOORS = {
     "build": 5,
     "terminal": 6,
     "execute": 7,
+    "store": 7,
     "run": 8,
     "command": 9,
 }

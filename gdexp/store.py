@@ -1,0 +1,226 @@
+"""`python -m gdexp.store check | sync | merge`: heal, upload and join stores."""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from gdexp.config.refusal import Refusal
+from gdexp.tracking import endings, store
+from gdexp.tracking.sqlite import KNOWN, Tables, revision
+
+_SYNCED = "gdexp.synced_to"
+_DRAFT_SECONDS = 120.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of `python -m gdexp.store`."""
+    parser = argparse.ArgumentParser(prog="gdexp.store", description="Heal, upload and join MLflow stores in SQLite.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check_words = commands.add_parser("check", help="name what is wrong with a store, and repair it")
+    check_words.add_argument("store", nargs="?", help="file or sqlite:/// URI; default: that of MLFLOW_TRACKING_URI")
+    sync_words = commands.add_parser("sync", help="copy the runs of a store to a server")
+    sync_words.add_argument("--to", required=True, metavar="URI", help="tracking URI")
+    sync_words.add_argument("store", nargs="?", help="likewise")
+    merge_words = commands.add_parser("merge", help="copy the runs of one store into another")
+    merge_words.add_argument("source")
+    merge_words.add_argument("target", help="made if it isn't there")
+    words = parser.parse_args(argv)
+    try:
+        if words.command == "check":
+            lines = check(_file(words.store))
+        elif words.command == "sync":
+            lines = sync(_file(words.store), words.to)
+        else:
+            lines = merge(_file(words.source), _file(words.target))
+        print("\n".join(lines))
+    except Refusal as error:
+        print(f"gdexp: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def check(db: Path) -> list[str]:
+    """Name and repair what is wrong with a store; never touch a run that is alive.
+
+    Returns:
+        a line for each finding, then one for the whole.
+    """
+    if not db.exists():
+        raise Refusal(f"no store at {db}")
+    lines = _clear_drafts(db)
+    with closing(_read_only(db)) as connection:
+        try:
+            [(state,)] = connection.execute("PRAGMA quick_check(1)")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        except sqlite3.DatabaseError as error:
+            state = str(error)
+    if state != "ok":
+        raise Refusal(f"{db} is damaged ({state}): sqlite3 {db.name} .recover may save what is left")
+    if (found := revision(db)) is None:
+        if tables and "experiments" not in tables and "alembic_version" not in tables:
+            raise Refusal(f"{db} is no MLflow store: it holds {', '.join(sorted(tables)[:5])}")
+        aside = db.with_name(f"{db.name}.half-made")
+        db.replace(aside)
+        store.ensure(db)
+        lines.append(f"{db.name} was half-made: it is {aside.name} now, and a new store stands in its place")
+    elif found not in KNOWN:
+        return [*lines, *_of_another_version(db, found)]
+    with closing(Tables(db)) as open_store:
+        if store.follow_move(open_store):
+            lines.append("the store was moved: the paths of its artifacts are put right")
+        for run_id, name in endings.close_dead(open_store):
+            lines.append(f"run {name} ({run_id}) is closed as KILLED: its process is gone")
+        lines += _missing_artifacts(open_store)
+        [(runs,)] = open_store.select("SELECT count(*) FROM runs")
+        alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
+    store.fold_in(db)
+    return [*lines, f"{db}: {runs} runs, {alive} of them running; {'all well' if not lines else 'repaired'}"]
+
+
+def sync(db: Path, uri: str) -> list[str]:
+    """Copy the finished runs of a store to a server; what is there already isn't doubled."""
+    from filelock import FileLock
+
+    from gdexp.tracking import transfer
+    from gdexp.tracking.client import Unreachable, answers
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    try:
+        answers(uri)
+    except Unreachable as error:
+        raise Refusal(str(error)) from error
+    from mlflow.tracking import MlflowClient
+
+    with closing(_known(db)) as tables, FileLock(_lock(db)):
+        server = transfer.Server(MlflowClient(uri))
+        waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, uri)]
+        for run_id in waiting:
+            try:
+                transfer.sync(tables, server, run_id)
+            except LookupError as error:
+                raise Refusal(f"experiment {error.args[0]!r} was deleted at {uri}; restore it") from error
+            except Exception as error:  # MLflow's own, or a server's
+                raise Refusal(f"{uri}: run {run_id} could not be sent: {str(error).splitlines()[0]}") from error
+            with tables.transaction():
+                tables.add_tags(run_id, {_SYNCED: _without_password(uri)})
+        left = transfer.running(tables)
+    store.fold_in(db)
+    later = f"; {left} still training: sync again later" if left else ""
+    return [f"{len(waiting)} runs of {db} are now at {_without_password(uri)}{later}"]
+
+
+def merge(source: Path, target: Path) -> list[str]:
+    """Copy the finished runs of one store into another; what is there already isn't doubled."""
+    from gdexp.tracking import transfer
+
+    if source.resolve() == target.resolve():
+        raise Refusal(f"{source} can't be merged into itself")
+    with closing(_known(source)) as theirs:
+        store.ensure(target)
+        with closing(_known(target)) as ours:
+            try:
+                done = sum([transfer.merge(theirs, ours, run_id) for run_id in transfer.finished(theirs)])
+            except (sqlite3.Error, OSError) as error:
+                raise Refusal(f"{target} can't be written: {error}; run it again to complete it") from error
+            except LookupError as error:
+                raise Refusal(f"experiment {error.args[0]!r} was deleted in {target}") from error
+        left = transfer.running(theirs)
+    store.fold_in(target)
+    later = f"; {left} still training: merge again later" if left else ""
+    return [f"{done} runs of {source} are now in {target}{later}"]
+
+
+def _file(name: str | None) -> Path:
+    """Return the file that a path or a sqlite URI means."""
+    uri = store.store_uri(name if name is None or "://" in name or name.startswith("sqlite:") else f"sqlite:///{name}")
+    if (db := store.database(uri)) is None:
+        raise Refusal(f"{uri} is no SQLite store")
+    return db
+
+
+def _known(db: Path) -> Tables:
+    """Open a store that is there and whose tables are known."""
+    if not db.is_file():
+        raise Refusal(f"no store at {db}")
+    if (found := revision(db)) not in KNOWN:
+        raise Refusal(_of_another_version(db, found)[0])
+    if (tables := store.opened(db)) is None:  # GDEXP_PLAIN=1
+        return Tables(db)
+    return tables
+
+
+def _of_another_version(db: Path, found: str | None) -> list[str]:
+    from importlib.util import find_spec
+
+    spec = find_spec("mlflow")
+    versions = Path(str(spec and spec.origin)).parent / "store/db_migrations/versions"
+    if found is None:
+        return [f"{db} is no whole MLflow store: python -m gdexp.store check {db}"]
+    if any(versions.glob(f"{found}_*.py")):
+        return [f"{db} was left by an older MLflow (schema {found}): mlflow db upgrade sqlite:///{db}"]
+    return [f"{db} is of a newer MLflow (schema {found}): pip install -U mlflow"]
+
+
+def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
+    wanted = _without_password(uri)
+    return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, _SYNCED, wanted))
+
+
+def _missing_artifacts(tables: Tables) -> list[str]:
+    """Return a line for each finished run of ours whose artifacts aren't where its row says; point it to them."""
+    lines = []
+    rows = tables.select(
+        "SELECT run_uuid, r.name, artifact_uri, artifact_location FROM runs r JOIN experiments USING (experiment_id)"
+        " WHERE status='FINISHED' AND r.lifecycle_stage='active'"
+        " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key='gdexp.outcome')"
+    )
+    for run_id, name, uri, location in rows:
+        folder = store.local_path(uri)
+        if folder is None or (folder / "weights.safetensors").is_file():
+            continue
+        other = f"{location.rstrip('/')}/{run_id}/artifacts"
+        if other != uri and (place := store.local_path(other)) and (place / "weights.safetensors").is_file():
+            with tables.transaction():
+                tables.execute("UPDATE runs SET artifact_uri=? WHERE run_uuid=?", other, run_id)
+            lines.append(f"run {name} ({run_id}): its artifacts are found again in {place}")
+        else:
+            lines.append(f"run {name} ({run_id}): weights.safetensors is missing in {folder}")
+    return lines
+
+
+def _clear_drafts(db: Path) -> list[str]:
+    """Remove what commands that were killed while making a store left behind."""
+    old = time.time() - _DRAFT_SECONDS  # a younger one may be in the making
+    drafts = [p for p in db.parent.glob(".gdexp-*") if (p / db.name).is_file() and p.stat().st_mtime < old]
+    for draft in drafts:
+        shutil.rmtree(draft, ignore_errors=True)
+    return [f"{draft.name}, a half-made store, is removed" for draft in drafts]
+
+
+def _read_only(db: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{db.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def _lock(db: Path) -> Path:
+    """Return a lock outside the user's folder, one for each store."""
+    digest = hashlib.sha256(str(db.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"gdexp-sync-{digest}.lock"
+
+
+def _without_password(uri: str) -> str:
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else uri
+
+
+if __name__ == "__main__":
+    main()
