@@ -112,11 +112,11 @@ def sync(db: Path, uri: str) -> list[str]:
             except Exception as error:  # MLflow's own, or a server's
                 raise Refusal(f"{uri}: run {run_id} could not be sent: {str(error).splitlines()[0]}") from error
             with tables.transaction():
-                tables.add_tags(run_id, {_SYNCED: _without_password(uri)})
+                tables.add_tags(run_id, {_SYNCED: store.without_password(uri)})
         left = transfer.running(tables)
     store.fold_in(db)
     later = f"; {left} still training: sync again later" if left else ""
-    return [f"{len(waiting)} runs of {db} are now at {_without_password(uri)}{later}"]
+    return [f"{len(waiting)} runs of {db} are now at {store.without_password(uri)}{later}"]
 
 
 def merge(source: Path, target: Path) -> list[str]:
@@ -172,7 +172,7 @@ def _of_another_version(db: Path, found: str | None) -> list[str]:
 
 
 def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
-    wanted = _without_password(uri)
+    wanted = store.without_password(uri)
     return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, _SYNCED, wanted))
 
 
@@ -215,11 +215,6 @@ def _lock(db: Path) -> Path:
     """Return a lock outside the user's folder, one for each store."""
     digest = hashlib.sha256(str(db.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"gdexp-sync-{digest}.lock"
-
-
-def _without_password(uri: str) -> str:
-    scheme, mark, rest = uri.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else uri
 
 
 if __name__ == "__main__":

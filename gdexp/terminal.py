@@ -93,8 +93,6 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
         parts: of the run.
         record: of the run, closed.
     """
-    from gdexp.tracking.store import store_uri
-
     first, last = metrics["train_loss"]
     lines = [f"\nOutcome: {outcome}, final loss {last:.6g}"]
     lines += [f"{name}: {value:.6g}" for name, (_, value) in metrics.items() if name != "train_loss"]
@@ -103,9 +101,10 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     weights = parts.learner.weights()
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
-    if record.run_id:
-        uri = shlex.quote(store_uri(parts.config["tracking"]["uri"]))
-        lines += [f"Run: {record.name} ({record.run_id})", f"See it: mlflow ui --backend-store-uri {uri}"]
+    if record.run_id and record.uri:
+        local = record.uri.startswith("sqlite:")
+        place = f"mlflow ui --backend-store-uri {shlex.quote(record.uri)}" if local else record.uri
+        lines += [f"Run: {record.name} ({record.run_id})", f"See it: {place}"]
     return "\n".join(lines)
 
 

@@ -1,9 +1,14 @@
 """Every test works in a folder of its own and runs real command lines."""
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,9 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_", "GDEXP_"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_", "GDEXP_")) or k == "GDEXP_PLAIN"
+    }
     return kept | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -46,9 +53,9 @@ def stocked(here: Path, empty_store: Path) -> Path:
 def gdexp_run(here: Path) -> Shell:
     """Run `python -m gdexp.run …` in the current directory."""
 
-    def shell(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gdexp.run", *words]
-        return subprocess.run(command, cwd=here, env=_environment(), capture_output=True, text=True, timeout=120)
+    def shell(*words: str, module: str = "gdexp.run", cwd: Path = here) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", module, *words]
+        return subprocess.run(command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=120)
 
     return shell
 
@@ -57,8 +64,51 @@ def gdexp_run(here: Path) -> Shell:
 def start_run(here: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `python -m gdexp.run …` and leave it running."""
 
-    def start(*words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-u", "-m", "gdexp.run", *words]
-        return subprocess.Popen(command, cwd=here, env=_environment(), stdout=subprocess.PIPE, text=True)
+    def start(*words: str, module: str = "gdexp.run") -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", "-m", module, *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=here, env=_environment(), text=True, **pipes)
 
     return start
+
+
+class Server:
+    """A real `mlflow server` on loopback, which may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        ]
+
+    def start(self) -> None:
+        quiet = _environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(self._command, env=quiet, start_new_session=True, **pipes)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError(self.uri)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "server.db").write_bytes(empty_store.read_bytes())
+    server = Server(folder)
+    server.start()
+    yield server
+    with contextlib.suppress(ProcessLookupError):
+        server.kill()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gdexp.tracking.recorder import Begun
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line for each run
 
 
 class Record(Protocol):
@@ -27,6 +28,7 @@ class Record(Protocol):
     run_id: str | None
     name: str
     status: str
+    uri: str | None  # of the store that has it
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record numbers of one epoch; those that aren't finite are left out."""

@@ -20,6 +20,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.tracking import store, transfer
 from gdexp.tracking.recorder import Begun, Recorder
 from gdexp.tracking.sqlite import Tables
+from gdexp.tracking.store import without_password
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +48,11 @@ class ForwardingRecorder(Recorder):
     """
 
     def __init__(self, uri: str, begun: Begun, location: str | None = None) -> None:
-        self.uri = uri
         answers(uri)
         from mlflow.tracking import MlflowClient
 
         self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
-        self._sent, self._down_since = 0, 0.0
+        self._sent, self._down_since, self._progress = 0, 0.0, time.monotonic()
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         try:
             self._server = transfer.Server(MlflowClient(uri))
@@ -66,6 +66,7 @@ class ForwardingRecorder(Recorder):
         except Exception as error:  # MLflow's own, SQLAlchemy's, a server's
             self._drop()
             raise Refusal(f"`tracking.uri`: {uri} can't be used: {str(error).splitlines()[0]}") from error
+        self.uri, self._far = without_password(uri), uri
         self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
         self._sender.start()
 
@@ -76,8 +77,11 @@ class ForwardingRecorder(Recorder):
     def _send(self) -> None:
         tables = Tables(self._spool / "spool.db")
         try:
-            answers(self.uri)
-            self._sent = self._server.send_numbers(tables, self._id, str(self.run_id), self._sent)
+            answers(self._far)
+            for sent in self._server.send_numbers(tables, self._id, str(self.run_id), self._sent):
+                self._sent, self._progress = sent, time.monotonic()
+                if self._closing.is_set():
+                    break
             self._down_since = 0.0
         except Exception as error:
             if not self._down_since:
@@ -97,21 +101,25 @@ class ForwardingRecorder(Recorder):
         remote = str(self.run_id)
         super()._close(status, tags, files, texts)
         done = threading.Event()
+        self._sender.join(_PATIENCE_SECONDS)
         threading.Thread(target=self._send_all, args=(remote, done), name="gdexp-end", daemon=True).start()
-        if done.wait(_PATIENCE_SECONDS):
+        self._progress = time.monotonic()
+        while not done.wait(0.2) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
+            pass
+        if done.is_set():
             shutil.rmtree(self._spool, ignore_errors=True)
         else:
             self._keep_here(remote)
 
     def _send_all(self, remote: str, done: threading.Event) -> None:
         """Send what is left, again and again until it is done."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() - self._progress < _PATIENCE_SECONDS:
             tables = Tables(self._spool / "spool.db")
             try:
-                answers(self.uri)
+                answers(self._far)
                 self._server.send_description(tables, self._id, remote)
-                self._server.send_numbers(tables, self._id, remote, self._sent)
+                for sent in self._server.send_numbers(tables, self._id, remote, self._sent):
+                    self._sent, self._progress = sent, time.monotonic()
                 self._server.send_end(tables, self._id, remote)
                 done.set()
                 return
@@ -127,7 +135,8 @@ class ForwardingRecorder(Recorder):
         keep(tables, remote)
         tables.close()
         shutil.rmtree(self._spool, ignore_errors=True)
-        print(f"gdexp: {self.uri} is gone; {_kept(self.uri)}", file=sys.stderr)
+        print(f"gdexp: {without_password(self._far)} is gone; {_kept(self._far)}", file=sys.stderr)
+        self.uri = f"sqlite:///{_local_store()}"
 
     def _drop(self) -> None:
         self._closing.set()
@@ -173,6 +182,4 @@ def _local_store() -> Path:
 
 
 def _kept(uri: str) -> str:
-    shown = urlparse(uri)
-    address = f"{shown.scheme}://{shown.hostname}" + (f":{shown.port}" if shown.port else "")  # without a password
-    return f"the run is kept in {_local_store()}: python -m gdexp.store sync --to {address}"
+    return f"the run is kept in {_local_store()}: python -m gdexp.store sync --to {without_password(uri)}"

@@ -11,6 +11,7 @@ class Unrecorded:
     """Takes all that a record takes and keeps its status only."""
 
     run_id: str | None = None
+    uri: str | None = None
 
     def __init__(self, name: str) -> None:
         self.name, self.status = name, "RUNNING"

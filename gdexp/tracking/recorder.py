@@ -58,6 +58,7 @@ class Recorder:
 
     def __init__(self, tables: Tables, begun: Begun, location: str) -> None:
         self.name, self.status = begun.name, "RUNNING"
+        self.uri: str | None = f"sqlite:///{tables.path}"
         self.run_id: str | None = uuid4().hex
         self._id = self.run_id  # in these tables
         self._tables, self._lock = tables, threading.Lock()
@@ -128,13 +129,16 @@ class Recorder:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.part")
-        if isinstance(content, str):
-            draft.write_text(content, encoding="utf-8")
-        else:
-            from gdexp.tracking.weights import save_weights
+        try:
+            if isinstance(content, str):
+                draft.write_text(content, encoding="utf-8")
+            else:
+                from gdexp.tracking.weights import save_weights
 
-            save_weights(draft, content)
-        draft.replace(path)
+                save_weights(draft, content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _keep_flushing(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):

@@ -147,6 +147,16 @@ def fold_in(db: Path) -> None:
         connection.close()
 
 
+def without_password(uri: str) -> str:
+    """Return a URI as it may be shown.
+
+    >>> without_password("http://me:secret@host:5000/x"), without_password("sqlite:////tmp/a@b.db")
+    ('http://host:5000/x', 'sqlite:////tmp/a@b.db')
+    """
+    parts = urlparse(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+
 def _make(db: Path) -> None:
     """Prepare a store under another name, then give it its own, unless another process was quicker."""
     with tempfile.TemporaryDirectory(dir=db.parent, prefix=".gdexp-") as folder:

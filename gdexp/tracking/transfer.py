@@ -60,8 +60,8 @@ class Server:
             inputs = [InputTag("mlflow.data.context", data.context)] if data.context else []
             self._client.log_inputs(remote, [DatasetInput(Dataset(*data[:6]), inputs)])
 
-    def send_numbers(self, tables: Tables, run_id: str, remote: str, after: int = 0) -> int:
-        """Send the metrics that came after a row; return the last row sent."""
+    def send_numbers(self, tables: Tables, run_id: str, remote: str, after: int = 0) -> Iterator[int]:
+        """Send the metrics that came after a row; yield the last row sent, again and again."""
         from mlflow.entities import Metric
 
         while rows := tables.select(
@@ -72,7 +72,7 @@ class Server:
             numbers = [Metric(k, float("nan") if nan else v, t, s) for _, k, v, t, s, nan in rows]
             self._client.log_batch(remote, metrics=numbers)
             after = rows[-1][0]
-        return after
+            yield after
 
     def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
         """Send artifacts, then how the run ended."""
@@ -129,7 +129,8 @@ def sync(tables: Tables, server: Server, run_id: str) -> str:
     """Send one run whole; return its id on the server."""
     remote = server.begin(tables, run_id)
     server.send_description(tables, run_id, remote)
-    server.send_numbers(tables, run_id, remote)
+    for _ in server.send_numbers(tables, run_id, remote):
+        pass
     server.send_end(tables, run_id, remote)
     return remote
 
