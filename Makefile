@@ -21,4 +21,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "gdexp: python3 -m venv failed (Debian: apt-get install python3-venv)"; rm -rf $(VENV); exit 1; }
 	@$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@$(VENV)/bin/python -m gdexp.store prepare
 	@touch $(READY)

@@ -55,7 +55,7 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))
     _on_signals(_interrupt)
     try:
-        failures = _run_hydra(sys.argv[1:])
+        failures = _run(sys.argv[1:])
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         print("interrupted", file=sys.stderr)
@@ -63,13 +63,10 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def _run_hydra(argv: list[str]) -> list[Exception]:
-    """Hand the command line to Hydra and return the errors of the jobs that failed."""
-    import hydra
+def _run(argv: list[str]) -> list[Exception]:
+    """Run a command line and return the errors of the jobs that failed."""
     from hydra._internal.utils import get_args_parser
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from gdexp.config import compose, sources
@@ -78,8 +75,32 @@ def _run_hydra(argv: list[str]) -> list[Exception]:
     for path in sources.unused():
         print(f"gdexp: {path} is not used: gdexp has an option of that name", file=sys.stderr)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we print one line
-    typed = get_args_parser().parse_known_args(argv)[0].overrides
+    words, unknown = get_args_parser().parse_known_args(argv)
+    flags = {name for name, value in vars(words).items() if value and name != "overrides"}
     failures = _Failures()
+    try:
+        compose.parse(words.overrides)
+        job = None if flags or unknown else compose.single(words.overrides)
+        if job is None:
+            _run_hydra(words.overrides, failures)
+        else:
+            _prepare_process()
+            execute([job])
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(compose.explain(error, words.overrides))
+    except Exception as error:
+        failures.append(error)
+    return failures
+
+
+def _run_hydra(typed: list[str], failures: list[Exception]) -> None:
+    """Hand the command line to Hydra's main: for its flags, for sweeps, and for settings of its own."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig
+
+    from gdexp.config import compose, sources
+
     sweeps: dict[str, str] = {}
 
     def task(config: DictConfig) -> float | None:
@@ -96,14 +117,7 @@ def _run_hydra(argv: list[str]) -> list[Exception]:
             failures.append(error)
             return None
 
-    try:
-        compose.parse(typed)
-        hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
-    except Refusal as error:
-        failures.append(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        failures.append(compose.explain(error, typed))
-    return failures
+    hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
 
 
 def _prepare_process() -> None:

@@ -1,4 +1,4 @@
-"""`python -m gdexp.store check | sync | merge`: heal, upload and join stores."""
+"""`python -m gdexp.store check | sync | merge | prepare`: heal, upload and join stores."""
 
 import argparse
 import hashlib
@@ -32,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     merge_words = commands.add_parser("merge", help="copy the runs of one store into another")
     merge_words.add_argument("source")
     merge_words.add_argument("target", help="made if it isn't there")
+    commands.add_parser("prepare", help="make the empty store that new ones are copied from, if there is none yet")
     words = parser.parse_args(argv)
     try:
-        if words.command == "check":
+        if words.command == "prepare":
+            lines = [f"an empty store is kept at {kept}" if (kept := store.template()) else "nothing can be kept here"]
+        elif words.command == "check":
             lines = check(_file(words.store))
         elif words.command == "sync":
             lines = sync(_file(words.store), words.to)
@@ -99,10 +102,8 @@ def sync(db: Path, uri: str) -> list[str]:
         answers(uri)
     except Unreachable as error:
         raise Refusal(str(error)) from error
-    from mlflow.tracking import MlflowClient
-
     with closing(_known(db)) as tables, FileLock(_lock(db)):
-        server = transfer.Server(MlflowClient(uri))
+        server = transfer.Server(uri)
         waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, uri)]
         for run_id in waiting:
             try:

@@ -45,6 +45,7 @@ def test_both_ways_write_the_same(tmp_path, python):
     assert done.stdout.split()[0] in KNOWN
 
 
+@pytest.mark.slow
 def test_both_ways_read_alike(tmp_path):
     script = Path(__file__).with_name("both_ways.py")
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
@@ -249,6 +250,7 @@ def test_full_disk_is_said_and_the_database_stays_sound(gdexp_run, start_run, sm
     assert done.returncode == 0 and "closed as KILLED" in done.stdout
 
 
+@pytest.mark.slow
 def test_disk_that_has_room_again_gets_all(start_run, small_disk, empty_store):
     (small_disk / "mlflow.db").write_bytes(empty_store.read_bytes())
     (small_disk / "hooks.py").write_text("import time\ndef slow(epoch, model):\n    time.sleep(0.02)\n")
@@ -364,6 +366,7 @@ def test_server_gets_the_run_while_it_trains(start_run, server, stocked):
     assert not (stocked / "mlruns").exists()
 
 
+@pytest.mark.slow
 def test_server_that_is_restarted_gets_everything(start_run, server, stocked):
     (stocked / "hooks.py").write_text("import time\ndef slow(epoch, model):\n    time.sleep(0.03)\n")
     words = ("trainer.epochs=400", "trainer.log_every=100", "trainer.on_epoch=[hooks.slow]")

@@ -11,6 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -61,6 +62,27 @@ def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
             return [job(whole, whole.hydra, varied, sweep) for whole in composed]
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
+
+
+def single(overrides: Sequence[str]) -> Job | None:
+    """Compose the one job of a command line, once; None if it is for Hydra's own main.
+
+    That composes a second time and is needed for sweeps, and where a key of Hydra's is set.
+
+    Raises:
+        Refusal: likewise.
+    """
+    parsed = parse(overrides)
+    keys = [o.get_key_element() for o in parsed]
+    if any(o.is_sweep_override() for o in parsed) or any(re.match(r"[+~]*hydra[./]", key) for key in keys):
+        return None
+    with _hydra():
+        whole = hydra_compose("config", list(overrides), return_hydra_config=True)
+    node = whole.hydra
+    if node.mode == RunMode.MULTIRUN or node.callbacks or node.job.env_set or node.job.chdir or node.output_subdir:
+        return None
+    HydraConfig.instance().set_config(whole)  # for ${hydra:…}
+    return job(whole, node, keys)
 
 
 @contextmanager

@@ -49,13 +49,11 @@ class ForwardingRecorder(Recorder):
 
     def __init__(self, uri: str, begun: Begun, location: str | None = None) -> None:
         answers(uri)
-        from mlflow.tracking import MlflowClient
-
         self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
         self._sent, self._down_since, self._progress = 0, 0.0, time.monotonic()
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         try:
-            self._server = transfer.Server(MlflowClient(uri))
+            self._server = transfer.Server(uri)
             self.run_id = self._server.begin(self._tables, self._id, location)
             self._server.send_description(self._tables, self._id, self.run_id)
         except LookupError as error:
@@ -154,9 +152,7 @@ def keep(tables: Tables, run_id: str) -> None:
         target.close()
         store.fold_in(db)
         return
-    from mlflow.tracking import MlflowClient
-
-    transfer.sync(tables, transfer.Server(MlflowClient(f"sqlite:///{db}")), run_id)
+    transfer.sync(tables, transfer.Server(f"sqlite:///{db}"), run_id)
 
 
 def instead(uri: str, error: Unreachable) -> str:

@@ -9,13 +9,13 @@ import sys
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from getpass import getuser
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import gdexp
 from gdexp.config.written import is_secret
+from gdexp.tracking.store import mlflow_version
 
 _DIFF_BYTES = 1_000_000
 _PASSWORD = re.compile(r"//[^/@\s]+@")
@@ -101,7 +101,7 @@ def _environment() -> dict[str, object]:
         "command": command(),
         "python": sys.version,
         "platform": platform.platform(),
-        "packages": {"gdexp": gdexp.__version__, "mlflow": version("mlflow"), **versions},
+        "packages": {"gdexp": gdexp.__version__, "mlflow": mlflow_version(), **versions},
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -7,10 +7,10 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlparse
-from urllib.request import url2pathname
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings
@@ -47,7 +47,8 @@ def artifact_location(db: Path, experiment: str) -> str:
 def local_path(uri: str) -> Path | None:
     """Return the folder of an artifact URI, None if it isn't on this machine's file system."""
     if uri.startswith("file:"):
-        return Path(url2pathname(unquote(urlparse(uri).path)))
+        path = unquote(urlparse(uri).path)
+        return Path(path.lstrip("/") if os.name == "nt" else path)
     return Path(uri) if os.path.isabs(uri) else None
 
 
@@ -110,7 +111,7 @@ def follow_move(tables: Tables) -> bool:
 
 def template() -> Path | None:
     """Return an empty store of the installed MLflow, made by itself once; None where nothing can be kept."""
-    kept = _cache() / f"mlflow-{version('mlflow')}.db"
+    kept = _cache() / f"mlflow-{mlflow_version()}.db"
     if kept.is_file():
         return kept
     from filelock import FileLock
@@ -126,6 +127,12 @@ def template() -> Path | None:
     except OSError:
         return None
     return kept
+
+
+@cache
+def mlflow_version() -> str:
+    """Return the installed MLflow's version, without importing it."""
+    return version("mlflow")
 
 
 def is_shared(path: Path) -> bool:
@@ -184,7 +191,7 @@ def _make(db: Path) -> None:
 
 def _migrated(draft: Path) -> None:
     """Let MLflow make an empty store."""
-    print(f"gdexp: MLflow makes an empty store, once for its version {version('mlflow')}", file=sys.stderr)
+    print(f"gdexp: MLflow makes an empty store, once for its version {mlflow_version()}", file=sys.stderr)
     import logging
 
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

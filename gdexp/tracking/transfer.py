@@ -6,14 +6,11 @@ Both ways may be cut off anywhere and repeated: what is there already is not wri
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gdexp.tracking import endings
 from gdexp.tracking.sqlite import DatasetRow, Number, Run, Tables
 from gdexp.tracking.store import artifact_location, local_path
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
 _BATCH = 1000  # metrics in a request, MLflow's own limit
@@ -24,11 +21,13 @@ class Server:
     """The far end of a synchronisation.
 
     Args:
-        client: MLflow's own.
+        uri: for MLflow's own client.
     """
 
-    def __init__(self, client: "MlflowClient") -> None:
-        self._client = client
+    def __init__(self, uri: str) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(uri)
         self._experiments: dict[str, str] = {}
 
     def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:

@@ -1,18 +1,15 @@
-"""One run against what it replaces, side by side: prints ratios, asserts nothing.
+"""The training loop against what it replaces, side by side: prints ratios, asserts nothing.
 
-python tests/bench/one_run.py [--rounds 5]
+python tests/bench/loop.py [--rounds 5]
 """
 
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,44 +22,6 @@ from gdexp.learner import OneRun
 from gdexp.models import CNN, MLP
 from gdexp.step import Step
 from gdexp.train import train
-
-SCRIPT = """
-import torch
-from torch import nn
-torch.manual_seed(0)
-x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-y, model, loss_function = 2 * x, nn.Linear(1, 1), nn.MSELoss()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-for epoch in range(100):
-    loss = loss_function(model(x), y)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if (epoch + 1) % 10 == 0:
-        print(f"Epoch [{epoch + 1}/100], Loss: {loss.item():.4f}")
-"""
-COMMANDS = {
-    "bare script, no record": ["-c", SCRIPT],
-    'python -c "import torch"': ["-c", "import torch"],
-    "gdexp.run, store there": ["-m", "gdexp.run"],
-    "gdexp.run tracking=none": ["-m", "gdexp.run", "tracking=none"],
-}
-
-
-def start_up(rounds: int) -> None:
-    walls: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    with tempfile.TemporaryDirectory() as folder:
-        where = {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}
-        subprocess.run([sys.executable, "-m", "gdexp.run"], **where, capture_output=True, check=True)  # makes the store
-        for _ in range(rounds):
-            for name, words in COMMANDS.items():
-                began = time.perf_counter()
-                subprocess.run([sys.executable, *words], **where, capture_output=True, check=True)
-                walls[name].append(time.perf_counter() - began)
-    bare = statistics.median(walls["bare script, no record"])
-    for name, values in walls.items():
-        wall = statistics.median(values)
-        print(f"{name:28} {wall:6.2f} s  {wall / bare:5.2f} × bare script")
 
 
 def slices(x, y, batch_size: int):
@@ -95,8 +54,8 @@ def bare_loop(batches, model, loss_function, optimizer, x, y, epochs: int, batch
 
 def tracked_loop(model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> float:
     learner = OneRun(model, loss_function, Step(optimizer))
-    config = {"writer": "client", "uri": None, "experiment": None}
-    with tracking.start(config, study=None, name="bench", params={}, tags={}, config_yaml="") as record:
+    config = {"writer": "auto", "uri": None, "experiment": None}
+    with tracking.start(config, study=None, name="bench", params={}, tags={}, texts={}) as record:
         began = time.perf_counter()
         for epoch in train(learner, TensorData((x, y)), epochs=epochs, batch_size=batch_size):
             record.add(epoch.epoch, epoch.metrics)
@@ -123,7 +82,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    start_up(rounds)
     x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     pixels, labels = digits().train
     big, classes = torch.randn(60_000, 784), torch.randint(0, 10, (60_000,))
