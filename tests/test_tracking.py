@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -490,3 +491,47 @@ def test_nothing_unpromised_is_needed():
         [sys.executable, "-m", "pytest", "-q", "-x", *files], env=plain, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_network_file_system_gets_no_write_ahead_log(here, monkeypatch, capsys):
+    monkeypatch.setattr(store, "is_shared", lambda path: True)
+    gdexp.launch(["trainer.epochs=1"])
+    db = here / "mlflow.db"
+    assert sqlite3.connect(db).execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    tables = Tables(db)
+    tables.execute("UPDATE runs SET status='RUNNING'")
+    tables.close()
+    capsys.readouterr()
+    gdexp.launch(["trainer.epochs=1"])
+    assert "network file system" in capsys.readouterr().err
+
+
+def test_odd_names_of_a_models_own_numbers_are_recorded(stocked):
+    (stocked / "odd.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self):\n        super().__init__(1, 1)\n"
+        "    def training_loss(self, batch):\n"
+        "        x, y = batch\n        return ((self(x) - y) ** 2).mean(), {'kl@x': 1.5, 'a/b c': torch.tensor(2.0)}\n"
+    )
+    words = ["model=custom", "model._target_=odd.Net", "loss=none", "trainer.epochs=2"]
+    for writer in ("auto", "client"):
+        gdexp.launch([*words, f"tracking.writer={writer}"])
+    assert (gdexp.runs()[["kl_x", "a/b c"]].to_numpy() == [[1.5, 2.0]] * 2).all()
+
+
+def test_server_that_never_answers_is_not_waited_for(gdexp_run, stocked):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(8)
+        done = gdexp_run(f"tracking.uri=http://127.0.0.1:{deaf.getsockname()[1]}", "trainer.epochs=5")
+    assert done.returncode == 0 and "doesn't answer" in done.stderr and "store sync --to" in done.stderr
+    assert only(gdexp.runs())["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///nowhere", "nonsense://x", "postgresql+nodriver://127.0.0.1/x"])
+def test_address_that_is_none_is_refused_in_one_line(gdexp_run, here, uri):
+    done = gdexp_run(f"tracking.uri={uri}", "trainer.epochs=1")
+    lines = done.stderr.splitlines()
+    refused = done.returncode == 1 and len(lines) == 1 and "`tracking.uri`" in lines[0]
+    assert refused or "is kept in" in lines[0], lines

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import Empty, Queue
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SEND_SECONDS = 2.0
+_ANSWER_SECONDS = 15.0  # for a server to begin a run
 _PATIENCE_SECONDS = 20.0  # with a server at the end of a run
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -52,21 +54,43 @@ class ForwardingRecorder(Recorder):
         self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
         self._sent, self._down_since, self._progress = 0, 0.0, time.monotonic()
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
-        try:
-            self._server = transfer.Server(uri)
-            self.run_id = self._server.begin(self._tables, self._id, location)
-            self._server.send_description(self._tables, self._id, self.run_id)
-        except LookupError as error:
-            self._drop()
-            raise Refusal(
-                f"`tracking.experiment`: {error.args[0]!r} was deleted; restore it or choose another name"
-            ) from None
-        except Exception as error:  # MLflow's own, SQLAlchemy's, a server's
-            self._drop()
-            raise Refusal(f"`tracking.uri`: {uri} can't be used: {str(error).splitlines()[0]}") from error
         self.uri, self._far = without_password(uri), uri
+        try:
+            self._introduce(location)
+        except BaseException:
+            self._drop()
+            raise
         self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
         self._sender.start()
+
+    def _introduce(self, location: str | None) -> None:
+        """Begin the run at the far end; one that takes the request and never answers isn't waited for."""
+        outcome: Queue[Exception | str] = Queue()
+
+        def ask() -> None:
+            tables = Tables(self._spool / "spool.db")
+            try:
+                self._server = transfer.Server(self._far)
+                remote = self._server.begin(tables, self._id, location)
+                self._server.send_description(tables, self._id, remote)
+                outcome.put(remote)
+            except Exception as error:
+                outcome.put(error)
+            finally:
+                tables.close()
+
+        threading.Thread(target=ask, name="gdexp-begin", daemon=True).start()
+        try:
+            found = outcome.get(timeout=_ANSWER_SECONDS)
+        except Empty:
+            raise Unreachable(f"{without_password(self._far)} doesn't answer within {_ANSWER_SECONDS:.0f} s") from None
+        if isinstance(found, LookupError):
+            raise Refusal(
+                f"`tracking.experiment`: {found.args[0]!r} was deleted; restore it or choose another name"
+            ) from found
+        if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
+            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {str(found).splitlines()[0]}") from found
+        self.run_id = found
 
     def _keep_sending(self) -> None:
         while not self._closing.wait(_SEND_SECONDS):

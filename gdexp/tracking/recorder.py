@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import traceback as tracebacks
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
@@ -62,7 +63,7 @@ class Recorder:
         self.run_id: str | None = uuid4().hex
         self._id = self.run_id  # in these tables
         self._tables, self._lock = tables, threading.Lock()
-        self._numbers: list[Number] = []
+        self._numbers: deque[Number] = deque()  # filled by one thread, emptied by another
         self._weights: Mapping[str, Tensor] = {}
         self._trouble = ""
         self._beat = time.monotonic()
@@ -96,11 +97,12 @@ class Recorder:
     ) -> None:
         if error is not None and self.status == "RUNNING":
             weights = {"weights": self._weights} if self._weights else {}
-            if isinstance(error, Exception):
-                text = "".join(tracebacks.format_exception(error))
-                self._close("FAILED", {}, weights, {"traceback.txt": text})
-            else:
-                self._close("KILLED", {}, weights, {})
+            failed = isinstance(error, Exception)
+            texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed else {}
+            try:
+                self._close("FAILED" if failed else "KILLED", {}, weights, texts)
+            except Refusal as lost:  # the error itself goes on
+                print(f"gdexp: {lost}", file=sys.stderr)
 
     def _begin(self, begun: Begun, location: str) -> None:
         now = int(time.time() * 1000)
@@ -147,7 +149,7 @@ class Recorder:
     def _flush(self) -> bool:
         """Write what has come in; say whether nothing is left."""
         with self._lock:
-            numbers, self._numbers = self._numbers, []
+            numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
             if not numbers and not beat:
                 return True
@@ -157,7 +159,7 @@ class Recorder:
                     if beat:
                         self._tables.add_tags(self._id, {endings.HEARTBEAT: str(int(time.time() * 1000))})
             except sqlite3.Error as error:
-                self._numbers = numbers + self._numbers
+                self._numbers.extendleft(reversed(numbers))
                 self._say(error)
                 return False
             if beat:
@@ -203,6 +205,6 @@ class Recorder:
             raise Refusal(f"the record of run {self.name} ({self.run_id}) lacks {', '.join(missing)}: {self._trouble}")
 
 
-def _named(numbers: list[Number]) -> list[Number]:
+def _named(numbers: Iterable[Number]) -> list[Number]:
     """Give each number a name that MLflow takes."""
     return [n._replace(key=_ILLEGAL.sub("_", n.key)[:250]) if _ILLEGAL.search(n.key) else n for n in numbers]

@@ -65,6 +65,11 @@ def opened(db: Path) -> Tables | None:
         return None
     tables = Tables(db)
     follow_move(tables)
+    if is_shared(db) and tables.select("SELECT 1 FROM runs WHERE status='RUNNING'"):
+        print(
+            f"gdexp: {db} lies on a network file system and others write to it; an mlflow server is safer",
+            file=sys.stderr,
+        )
     for run_id, name in endings.close_dead(tables):
         print(f"gdexp: run {name} ({run_id}) is closed as KILLED: its process is gone", file=sys.stderr)
     return tables
