@@ -98,26 +98,28 @@ def sync(db: Path, uri: str) -> list[str]:
     from gdexp.tracking.client import Unreachable, answers
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    shown = store.without_password(uri)
     try:
         answers(uri)
     except Unreachable as error:
         raise Refusal(str(error)) from error
     with closing(_known(db)) as tables, FileLock(_lock(db)):
         server = transfer.Server(uri)
-        waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, uri)]
+        waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, shown)]
         for run_id in waiting:
             try:
                 transfer.sync(tables, server, run_id)
             except LookupError as error:
-                raise Refusal(f"experiment {error.args[0]!r} was deleted at {uri}; restore it") from error
+                raise Refusal(f"experiment {error.args[0]!r} was deleted at {shown}; restore it") from error
             except Exception as error:  # MLflow's own, or a server's
-                raise Refusal(f"{uri}: run {run_id} could not be sent: {str(error).splitlines()[0]}") from error
+                line = str(error).splitlines()[0].replace(uri, shown)
+                raise Refusal(f"{shown}: run {run_id} could not be sent: {line}") from error
             with tables.transaction():
-                tables.add_tags(run_id, {_SYNCED: store.without_password(uri)})
+                tables.add_tags(run_id, {_SYNCED: shown})
         left = transfer.running(tables)
     store.fold_in(db)
     later = f"; {left} still training: sync again later" if left else ""
-    return [f"{len(waiting)} runs of {db} are now at {store.without_password(uri)}{later}"]
+    return [f"{len(waiting)} runs of {db} are now at {shown}{later}"]
 
 
 def merge(source: Path, target: Path) -> list[str]:
@@ -173,8 +175,7 @@ def _of_another_version(db: Path, found: str | None) -> list[str]:
 
 
 def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
-    wanted = store.without_password(uri)
-    return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, _SYNCED, wanted))
+    return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, _SYNCED, uri))
 
 
 def _missing_artifacts(tables: Tables) -> list[str]:

@@ -89,7 +89,8 @@ class ForwardingRecorder(Recorder):
                 f"`tracking.experiment`: {found.args[0]!r} was deleted; restore it or choose another name"
             ) from found
         if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
-            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {str(found).splitlines()[0]}") from found
+            line = str(found).splitlines()[0].replace(self._far, str(self.uri))
+            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {line}") from found
         self.run_id = found
 
     def _keep_sending(self) -> None:
@@ -108,7 +109,7 @@ class ForwardingRecorder(Recorder):
         except Exception as error:
             if not self._down_since:
                 self._down_since = time.monotonic()
-                line = str(error).splitlines()[0]
+                line = str(error).splitlines()[0].replace(self._far, str(self.uri))
                 print(f"gdexp: {self.uri} doesn't answer ({line}); training goes on", file=sys.stderr)
         finally:
             tables.close()

@@ -195,12 +195,12 @@ class Recorder:
                 self._tables.add_tags(self._id, {k: str(v) for k, v in tags.items()})
                 if not missing:
                     self._tables.end(self._id, status, int(time.time() * 1000))
+            self.status = status
         except sqlite3.Error as error:
             self._trouble = str(error)
             missing += ([f"{len(self._numbers)} numbers"] if self._numbers else []) + ["how the run ended"]
         self._tables.close()
         fold_in(self._tables.path)
-        self.status = status
         if missing:
             raise Refusal(f"the record of run {self.name} ({self.run_id}) lacks {', '.join(missing)}: {self._trouble}")
 

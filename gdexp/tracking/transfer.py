@@ -31,19 +31,22 @@ class Server:
         self._experiments: dict[str, str] = {}
 
     def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:
-        """Make a run on the server, or find the one made before; return its id there."""
+        """Make a run on the server; return its id there."""
+        return self._made(tables, run_id, artifact_location, {})
+
+    def find(self, tables: Tables, run_id: str) -> str:
+        """Return the id of a run that was sent before, or make it and mark it with the id that it has here."""
+        return self._found(run_id) or self._made(tables, run_id, None, {ORIGIN: run_id})
+
+    def _made(self, tables: Tables, run_id: str, artifact_location: str | None, tags: dict[str, str]) -> str:
         [(name, user, start, experiment)] = tables.select(
             "SELECT r.name, r.user_id, r.start_time, e.name FROM runs r JOIN experiments e USING (experiment_id)"
             " WHERE run_uuid=?",
             run_id,
         )
-        tags = _tags(tables, run_id) | {"mlflow.user": user, ORIGIN: run_id}
         where = self._experiment(experiment, artifact_location)
-        if (found := self._found(run_id)) is not None:
-            return found
-        few = {k: tags[k] for k in ("mlflow.user", ORIGIN)}
-        run = self._client.create_run(where, start_time=start, tags=few, run_name=name)
-        return run.info.run_id
+        tags = {"mlflow.user": user, **tags}
+        return self._client.create_run(where, start_time=start, tags=tags, run_name=name).info.run_id
 
     def send_description(self, tables: Tables, run_id: str, remote: str) -> None:
         """Send tags, params and dataset inputs."""
@@ -126,7 +129,7 @@ def running(tables: Tables) -> int:
 
 def sync(tables: Tables, server: Server, run_id: str) -> str:
     """Send one run whole; return its id on the server."""
-    remote = server.begin(tables, run_id)
+    remote = server.find(tables, run_id)
     server.send_description(tables, run_id, remote)
     for _ in server.send_numbers(tables, run_id, remote):
         pass
