@@ -535,3 +535,16 @@ def test_address_that_is_none_is_refused_in_one_line(gdexp_run, here, uri):
     lines = done.stderr.splitlines()
     refused = done.returncode == 1 and len(lines) == 1 and "`tracking.uri`" in lines[0]
     assert refused or "is kept in" in lines[0], lines
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/mlruns", "/elsewhere/mlruns", "file:///gone/mlruns"])
+def test_paths_of_artifacts_that_stayed_are_left_alone(stocked, root):
+    gdexp.launch(["trainer.epochs=1"])
+    tables = Tables(stocked / "mlflow.db")
+    tables.execute("UPDATE experiments SET artifact_location=? WHERE experiment_id=0", f"{root}/0")
+    tables.execute("UPDATE runs SET artifact_uri=?", f"{root}/gdexp/abc/artifacts")
+    tables.close()
+    gdexp.launch(["trainer.epochs=1"])
+    tables = Tables(stocked / "mlflow.db")
+    assert (f"{root}/gdexp/abc/artifacts",) in tables.select("SELECT artifact_uri FROM runs")
+    tables.close()

@@ -103,9 +103,13 @@ def ensure(db: Path) -> None:
 def follow_move(tables: Tables) -> bool:
     """Put the artifact paths right if store and artifacts were moved or copied; say whether they were."""
     found = tables.select("SELECT artifact_location FROM experiments WHERE experiment_id=0")
-    new = artifact_root(tables.path).as_uri()
-    old = found[0][0].rpartition("/")[0] if found and found[0][0] else new
-    if old == new or not artifact_root(tables.path).is_dir():
+    root = artifact_root(tables.path)
+    new, old = root.as_uri(), found[0][0].rpartition("/")[0] if found and found[0][0] else ""
+    before = local_path(old)
+    if old == new or before is None or before.name != root.name or not root.is_dir():
+        return False  # not a store of this form, or its artifacts stayed where they were
+    runs = tables.select("SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", len(old) + 1, f"{old}/")
+    if runs and not any((root / uri[len(old) + 1 :]).is_dir() for (uri,) in runs):
         return False
     with tables.transaction():
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
