@@ -190,9 +190,8 @@ def test_launch_of_a_sweep_goes_on_after_a_refusal(stocked):
 
 def test_many_commands_share_a_fresh_directory(start_run, here):
     running = [start_run("trainer.epochs=2", f"seed={i}") for i in range(6)]
-    for process in running:
-        process.communicate(timeout=180)
-    assert [process.returncode for process in running] == [0] * 6
+    errors = [process.communicate(timeout=180)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 6, errors
     assert len(gdexp.runs()) == 6
 
 

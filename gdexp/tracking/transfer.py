@@ -4,6 +4,7 @@ Both ways may be cut off anywhere and repeated: what is there already is not wri
 """
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gdexp.tracking.store import artifact_location, local_path
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
 _BATCH = 1000  # metrics in a request, MLflow's own limit
 _FEW = 100  # params or tags in a request, likewise
+_ATTEMPTS = 5
 
 
 class Server:
@@ -60,7 +62,7 @@ class Server:
             self._client.log_batch(remote, params=few)
         for data in _datasets(tables, run_id):
             inputs = [InputTag("mlflow.data.context", data.context)] if data.context else []
-            self._client.log_inputs(remote, [DatasetInput(Dataset(*data[:6]), inputs)])
+            self._add_input(remote, DatasetInput(Dataset(*data[:6]), inputs))
 
     def send_numbers(self, tables: Tables, run_id: str, remote: str, after: int = 0) -> Iterator[int]:
         """Send the metrics that came after a row; yield the last row sent, again and again."""
@@ -84,6 +86,19 @@ class Server:
             self._client.log_artifacts(remote, str(folder))
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
+
+    def _add_input(self, remote: str, entry: Any) -> None:
+        """Add a dataset input; MLflow fails if another process adds the same data at that moment."""
+        from mlflow.exceptions import MlflowException
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._client.log_inputs(remote, [entry])
+                return
+            except MlflowException as error:
+                if "UNIQUE" not in str(error).upper() or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
 
     def _experiment(self, name: str, location: str | None) -> str:
         """Return the id of an experiment of that name, made if there is none."""
