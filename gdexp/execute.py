@@ -1,12 +1,14 @@
 """Train jobs and record them: `execute`."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from gdexp.config.refusal import Refusal
-from gdexp.terminal import Progress, report, say
+from gdexp.config.refusal import Refusal, Refusals
+from gdexp.terminal import Progress, report, run_line, say, sweep_report
+from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,34 +19,51 @@ if TYPE_CHECKING:
     from gdexp.train import Epoch
 
 
-class Result(NamedTuple):
-    """What became of one run."""
+def execute(jobs: Sequence["Job"], failures: list[Exception] | None = None) -> list[Result]:
+    """Train and record jobs; all are checked before the first one trains, and one that fails doesn't stop the others.
 
-    run_id: str | None
-    name: str
-    status: str
-    outcome: str
-    params: dict[str, str]
-    metrics: dict[str, float]  # the last of each
-
-
-def execute(jobs: Sequence["Job"]) -> list[Result]:
-    """Train and record jobs; one that fails doesn't stop the others.
+    Args:
+        jobs: one, or those of a sweep.
+        failures: takes the errors of jobs that failed, each as it happens; None: the first one is raised at the end.
 
     Raises:
-        Refusal: the job was neither trained nor recorded.
-        Exception: the first one of the user's own code, when all jobs are done.
+        Refusal: nothing was trained.
+        Exception: of the user's own code, when all jobs are done.
     """
+    raised: list[Exception] = []
+    failures = raised if failures is None else failures
+    if len(jobs) > 1:
+        _check_all(jobs)
     results: list[Result] = []
-    failures: list[Exception] = []
+    began = time.monotonic()
     for job in jobs:
         try:
             results.append(_execute_one(job))
         except Exception as error:
             failures.append(error)
-    if failures:
-        raise failures[0]
+    if jobs and jobs[0].sweep:
+        say(sweep_report(results, len(failures), time.monotonic() - began))
+    if raised:
+        raise raised[0]
     return results
+
+
+def _check_all(jobs: Sequence["Job"]) -> None:
+    """Refuse a sweep with all that is wrong with its jobs, a line each."""
+    from gdexp.config.check import check, check_targets
+    from gdexp.config.targets import local_modules
+
+    lines = []
+    with local_modules():
+        for i, job in enumerate(jobs, start=1):
+            try:
+                check_targets(check(job.config))
+            except Refusal as refusal:
+                lines.append(f"job {i} ({job.name}): {refusal}")
+            except Exception:  # a module of the user's own that can't be imported: the job fails, with its record
+                continue
+    if lines:
+        raise Refusals(lines)
 
 
 def _execute_one(job: "Job") -> Result:
@@ -83,19 +102,18 @@ def _execute_one(job: "Job") -> Result:
             if failure is not None:
                 raise failure
             assert parts is not None
-            if job.sweep:
-                say(f"\n{name}")
-            outcome, metrics = _train_and_record(parts, record)
-        say(report(outcome, metrics, parts, record))
-    return Result(record.run_id, name, record.status, outcome, params, {k: v[-1] for k, v in metrics.items()})
+            outcome, metrics = _train_and_record(parts, record, quiet=job.sweep is not None)
+        say(run_line(name, outcome, metrics) if job.sweep else report(outcome, metrics, parts, record))
+    last = {k: v[-1] for k, v in metrics.items()}
+    return Result(record.run_id, name, record.status, outcome, params, last, record.uri)
 
 
-def _train_and_record(parts: "Parts", record: "Record") -> tuple[str, dict[str, tuple[float, ...]]]:
+def _train_and_record(parts: "Parts", record: "Record", *, quiet: bool) -> tuple[str, dict[str, tuple[float, ...]]]:
     """Train; return the outcome and the first and last value of each metric."""
     record.keep(parts.learner.weights())
     path = _Path(parts.learner.weights()) if parts.trajectory else None
     first: dict[str, float] = {}
-    with _torch_set_up(parts), Progress(parts.config) as progress:
+    with _torch_set_up(parts), Progress(parts.config, quiet=quiet) as progress:
         epoch: Epoch | None = None
         for epoch in _epochs(parts, record, progress):
             record.add(epoch.epoch, epoch.metrics)

@@ -46,7 +46,7 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
         results = execute(compose(list(overrides), multirun))
     from gdexp.tracking.frame import frame, row
 
-    return frame(row(*result) for result in results)
+    return frame(row(*result[:6]) for result in results)
 
 
 def main() -> None:
@@ -79,13 +79,12 @@ def _run(argv: list[str]) -> list[Exception]:
     flags = {name for name, value in vars(words).items() if value and name != "overrides"}
     failures = _Failures()
     try:
-        compose.parse(words.overrides)
-        job = None if flags or unknown else compose.single(words.overrides)
-        if job is None:
+        if flags - {"multirun"} or unknown or compose.needs_hydra(words.overrides):
             _run_hydra(words.overrides, failures)
         else:
+            jobs = compose.compose(words.overrides, words.multirun)
             _prepare_process()
-            execute([job])
+            execute(jobs, failures)
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(compose.explain(error, words.overrides))
     except Exception as error:
@@ -94,12 +93,12 @@ def _run(argv: list[str]) -> list[Exception]:
 
 
 def _run_hydra(typed: list[str], failures: list[Exception]) -> None:
-    """Hand the command line to Hydra's main: for its flags, for sweeps, and for settings of its own."""
+    """Hand the command line to Hydra's main: for its flags, its launchers, and other settings of its own."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from gdexp.config import compose, sources
+    from gdexp.config import compose, grid, sources
 
     sweeps: dict[str, str] = {}
 
@@ -117,6 +116,8 @@ def _run_hydra(typed: list[str], failures: list[Exception]) -> None:
             failures.append(error)
             return None
 
+    plain = {o.input_line: grid.as_typed(o) for o in compose.parse(typed)}
+    sys.argv = [plain.get(word, word) for word in sys.argv]
     hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
 
 

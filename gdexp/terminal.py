@@ -4,23 +4,29 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gdexp.build import Parts
     from gdexp.tracking import Record
+    from gdexp.tracking.frame import Result
     from gdexp.train import Epoch
 
 _LONG_SECONDS = 2.0  # before a bar is shown
+_OBJECTIVES = ("val_loss", "train_loss")  # what a sweep is ordered by, if it is there
 
 
 class Progress:
     """An epoch's line every so often, and on a terminal, once a run has lasted, one bar below them."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, quiet: bool = False) -> None:
         trainer = config["trainer"]
         self._config, self._epochs, self._every = config, trainer["epochs"], trainer["log_every"]
-        self.wants_steps = sys.stdout.isatty()
+        self._quiet = quiet  # one run of many
+        self.wants_steps = sys.stdout.isatty() and not quiet
         self._began = time.monotonic()
         self._bar: Any = None
         self._done, self._drawn = 0, 0.0
@@ -45,11 +51,13 @@ class Progress:
             rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
             shown = f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
             self._bar.update(self._bar.task_ids[0], completed=epoch.epoch, shown=shown)
-        if epoch.epoch % self._every == 0:
+        if epoch.epoch % self._every == 0 and not self._quiet:
             self._print(epoch_line(epoch, self._epochs))
 
     def ended(self, epoch: "Epoch") -> None:
         """Say why a run ended before its last epoch, if it did."""
+        if self._quiet:
+            return
         if epoch.diverged:
             say(divergence_line(epoch, self._config))
         elif epoch.stopped:
@@ -102,9 +110,28 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
     if record.run_id and record.uri:
-        local = record.uri.startswith("sqlite:")
-        place = f"mlflow ui --backend-store-uri {shlex.quote(record.uri)}" if local else record.uri
-        lines += [f"Run: {record.name} ({record.run_id})", f"See it: {place}"]
+        lines += [f"Run: {record.name} ({record.run_id})", f"See it: {_where(record.uri)}"]
+    return "\n".join(lines)
+
+
+def run_line(name: str, outcome: str, metrics: dict[str, tuple[float, ...]]) -> str:
+    """Return what became of one run of a sweep."""
+    shown = ", ".join(f"{k} {metrics[k][-1]:.6g}" for k in _OBJECTIVES if k in metrics)
+    return f"{name}: {outcome}, {shown}"
+
+
+def sweep_report(results: "Sequence[Result]", failed: int, seconds: float) -> str:
+    """Return the counts of a sweep, its best ten runs and how to see them."""
+    counts = Counter(r.outcome for r in results) + Counter(failed=failed)
+    lines = [f"\n{sum(counts.values())} runs in {seconds:.1f} s: " + ", ".join(f"{n} {k}" for k, n in counts.items())]
+    measured = [r for r in results if r.outcome != "diverged"]
+    objective = next((k for k in _OBJECTIVES if any(k in r.metrics for r in measured)), None)
+    if objective is not None:
+        best = sorted((r for r in measured if objective in r.metrics), key=lambda r: r.metrics[objective])[:10]
+        width = max(len(r.name) for r in best)
+        lines += [f"{r.name:{width}}  {objective} {r.metrics[objective]:.6g}  {r.run_id or ''}".rstrip() for r in best]
+    if results and results[0].uri:
+        lines.append(f"See them: {_where(results[0].uri)}")
     return "\n".join(lines)
 
 
@@ -114,6 +141,10 @@ def say(text: str) -> None:
         print(text)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _where(uri: str) -> str:
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else uri
 
 
 def _words(name: str) -> str:

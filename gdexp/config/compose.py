@@ -1,5 +1,6 @@
 """From overrides to jobs, through Hydra; and Hydra's refusals in one line each."""
 
+import copy
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +10,8 @@ from uuid import uuid4
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -20,7 +19,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gdexp.config import sources
+from gdexp.config import grid, sources
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.written import is_secret
 
@@ -47,42 +46,54 @@ def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
         Refusal: with the line that the command prints.
     """
     try:
+        parsed = parse(overrides)
         with _hydra():
-            parsed = parse(overrides)
-            fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-            whole = hydra_compose("config", fixed, return_hydra_config=True)
-            if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-                if len(fixed) < len(parsed):  # Hydra refuses several values of one key
-                    whole = hydra_compose("config", list(overrides), return_hydra_config=True)
-                return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
-            swept = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()]) + parsed
-            sweep, varied = uuid4().hex, sweep_keys(swept)
-            [lines] = BasicSweeper.split_arguments(swept, None)
-            composed = [hydra_compose("config", line, return_hydra_config=True) for line in lines]
-            return [job(whole, whole.hydra, varied, sweep) for whole in composed]
+            whole = hydra_compose("config", _fixed(parsed), return_hydra_config=True)
+            if multirun or whole.hydra.mode == RunMode.MULTIRUN:
+                study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()])
+                return _grid([*study, *parsed])
+            if any(o.is_sweep_override() for o in parsed):  # Hydra refuses several values of one key
+                hydra_compose("config", list(overrides), return_hydra_config=True)
+            HydraConfig.instance().set_config(whole)  # for ${hydra:…}
+            return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
 
 
-def single(overrides: Sequence[str]) -> Job | None:
-    """Compose the one job of a command line, once; None if it is for Hydra's own main.
+def needs_hydra(overrides: Sequence[str]) -> bool:
+    """Say whether a command line sets anything of Hydra's own, as a launcher: its main is for that."""
+    return any(re.match(r"[+~]*hydra[./]", o.get_key_element()) for o in parse(overrides))
 
-    That composes a second time and is needed for sweeps, and where a key of Hydra's is set.
 
-    Raises:
-        Refusal: likewise.
-    """
-    parsed = parse(overrides)
-    keys = [o.get_key_element() for o in parsed]
-    if any(o.is_sweep_override() for o in parsed) or any(re.match(r"[+~]*hydra[./]", key) for key in keys):
-        return None
-    with _hydra():
-        whole = hydra_compose("config", list(overrides), return_hydra_config=True)
-    node = whole.hydra
-    if node.mode == RunMode.MULTIRUN or node.callbacks or node.job.env_set or node.job.chdir or node.output_subdir:
-        return None
-    HydraConfig.instance().set_config(whole)  # for ${hydra:…}
-    return job(whole, node, keys)
+def _fixed(parsed: Iterable[Override]) -> list[str]:
+    return [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+
+
+def _grid(parsed: Sequence[Override]) -> list[Job]:
+    """Compose every point of a grid: by Hydra for each choice of options, by plain values on a copy of that."""
+    axes, fixed, sweep = grid.axes(parsed), _fixed(parsed), uuid4().hex
+    plain = [_is_plain(axis.key) for axis in axes]
+    bases: dict[tuple[str, ...], Job] = {}
+    jobs = []
+    for point in grid.points(axes):
+        words = [f"{axis.key}={text}" for axis, (_, text) in zip(axes, point, strict=True)]
+        choice = tuple(word for word, is_plain in zip(words, plain, strict=True) if not is_plain)
+        if choice not in bases:  # with all of the words, so that Hydra refuses a key that isn't there
+            whole = hydra_compose("config", [*fixed, *words], return_hydra_config=True)
+            bases[choice] = job(whole, whole.hydra, [])
+        config = copy.deepcopy(bases[choice].config)
+        for axis, is_plain, (value, _) in zip(axes, plain, point, strict=True):
+            if is_plain:
+                OmegaConf.update(config, axis.key.lstrip("+"), value, merge=False, force_add=True)
+        texts = {axis.key.lstrip("+"): text for axis, (_, text) in zip(axes, point, strict=True)}
+        jobs.append(Job(config, bases[choice].options, _name(texts), sweep))
+    return jobs
+
+
+def _is_plain(key: str) -> bool:
+    """Say whether a key is a value in the config, not an option of a group, nor Hydra's."""
+    name = key.lstrip("+")
+    return not (set(name) & set("/@~")) and name not in _groups() and not name.startswith("hydra.")
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def _hydra() -> Iterator[None]:
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parse overrides by Hydra's grammar, without the two that would leave a hyperparameter to chance."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = grid.parser().parse_overrides(list(overrides))
     for override in parsed:
         group = override.get_key_element()
         if override.is_delete() and "." in group and not group.startswith("~hydra."):

@@ -1,6 +1,6 @@
 """The one way in which bad input is turned down."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -9,6 +9,14 @@ class Refusal(ValueError):
 
     def __init__(self, line: str) -> None:
         super().__init__(" ".join(line.split()))
+
+
+class Refusals(Refusal):
+    """All that is wrong with the jobs of a sweep, a line each; many are counted."""
+
+    def __init__(self, lines: Sequence[str], most: int = 20) -> None:
+        more = [f"… and {len(lines) - most} more"] if len(lines) > most else []
+        ValueError.__init__(self, "\n".join([*lines[:most], *more]))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,22 @@
 """Runs as a data frame, one row each."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Result(NamedTuple):
+    """What became of one run."""
+
+    run_id: str | None
+    name: str
+    status: str
+    outcome: str
+    params: dict[str, str]
+    metrics: dict[str, float]  # the last of each
+    uri: str | None = None  # of the store that has it
 
 
 def row(
