@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gdexp.build import Parts
     from gdexp.config.compose import Job
     from gdexp.tracking import Record
+    from gdexp.tracking.provenance import Provenance
     from gdexp.train import Epoch
 
 
@@ -30,15 +31,17 @@ def execute(jobs: Sequence["Job"], failures: list[Exception] | None = None) -> l
         Refusal: nothing was trained.
         Exception: of the user's own code, when all jobs are done.
     """
+    from gdexp.tracking.provenance import Provenance
+
     raised: list[Exception] = []
     failures = raised if failures is None else failures
     if len(jobs) > 1:
         _check_all(jobs)
     results: list[Result] = []
-    began = time.monotonic()
+    began, provenance = time.monotonic(), Provenance()
     for job in jobs:
         try:
-            results.append(_execute_one(job))
+            results.append(_execute_one(job, provenance))
         except Exception as error:
             failures.append(error)
     if jobs and jobs[0].sweep:
@@ -66,15 +69,13 @@ def _check_all(jobs: Sequence["Job"]) -> None:
         raise Refusals(lines)
 
 
-def _execute_one(job: "Job") -> Result:
+def _execute_one(job: "Job", provenance: "Provenance") -> Result:
     from gdexp import tracking
     from gdexp.build import build
     from gdexp.config import written
     from gdexp.config.check import check, check_targets
     from gdexp.config.targets import local_modules
-    from gdexp.tracking.provenance import Provenance
 
-    provenance = Provenance()
     with local_modules():
         config = check(job.config)
         parts, failure = None, None

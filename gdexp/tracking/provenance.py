@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from getpass import getuser
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ _PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "safetensors", "pandas", "s
 
 
 class Provenance:
-    """Asks git in the background, from the start of the command on.
+    """What a command's runs have in common. Asks git in the background, from the start of the command on.
 
     Untracked files don't make a checkout dirty: the store itself is one.
     """
@@ -35,7 +36,7 @@ class Provenance:
         """Return the tags that say so."""
         import torch
 
-        return self._git_tags() | {
+        return self._git | {
             "mlflow.user": _user(),
             "mlflow.source.name": "gdexp.run",
             "mlflow.source.type": "LOCAL",
@@ -47,24 +48,31 @@ class Provenance:
 
     def texts(self, config: Mapping[str, Any]) -> dict[str, str]:
         """Return what is kept as artifacts: environment.json, the code that targets reach, git's diff."""
-        files = {"environment.json": json.dumps(_environment(), indent=1)}
+        files = {"environment.json": self._environment}
         files |= {f"code/{name}": text for name, text in _code(set(_targets(config)))}
-        if self._dirty and (asked := _git("diff", "HEAD", "--no-color", "--no-ext-diff")) is not None:
-            diff = asked.communicate()[0]
-            cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
-            files["git.diff"] = diff[:_DIFF_BYTES] + cut
-        return files
+        return files | ({"git.diff": self._diff} if self._git.get("gdexp.git_dirty") == "true" else {})
 
-    def _git_tags(self) -> dict[str, str]:
-        self._dirty = False
+    @cached_property
+    def _environment(self) -> str:
+        return json.dumps(_environment(), indent=1)
+
+    @cached_property
+    def _diff(self) -> str:
+        asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
+        diff = asked.communicate()[0] if asked is not None else ""
+        cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
+        return diff[:_DIFF_BYTES] + cut
+
+    @cached_property
+    def _git(self) -> dict[str, str]:
         if self._status is None:
             return {}
         lines = self._status.communicate()[0].splitlines()
         heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
         if self._status.returncode or "branch.oid" not in heads:
             return {}
-        self._dirty = any(not line.startswith("#") for line in lines)
-        tags = {"mlflow.source.git.commit": heads["branch.oid"], "gdexp.git_dirty": str(self._dirty).lower()}
+        dirty = any(not line.startswith("#") for line in lines)
+        tags = {"mlflow.source.git.commit": heads["branch.oid"], "gdexp.git_dirty": str(dirty).lower()}
         return tags | {"mlflow.source.git.branch": heads["branch.head"]}
 
 
