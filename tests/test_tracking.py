@@ -195,6 +195,7 @@ def test_thirty_two_commands_share_a_fresh_directory(start_run, here):
     assert sorted(p.name for p in here.iterdir()) == ["mlflow.db", "mlruns"]
 
 
+@pytest.mark.slow
 def test_store_of_another_schema_goes_by_the_client_or_says_what_to_do(gdexp_run, stocked):
     sqlite3.connect(stocked / "mlflow.db", isolation_level=None).execute(
         "UPDATE alembic_version SET version_num='451aebb31d03'"
@@ -234,6 +235,7 @@ def small_disk(here):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_and_the_database_stays_sound(gdexp_run, start_run, small_disk, empty_store):
     (small_disk / "mlflow.db").write_bytes(empty_store.read_bytes())
     run = start_run(*ENDLESS, f"tracking.uri=sqlite:///{small_disk}/mlflow.db")
@@ -308,6 +310,7 @@ def test_password_in_the_address_is_not_recorded(gdexp_run, stocked):
     assert b"hunter2" not in stored and len(gdexp.runs()) == 1
 
 
+@pytest.mark.slow
 def test_server_that_was_never_there(gdexp_run, server, stocked):
     nowhere = server.uri.replace(str(server.port), "9")
     done = gdexp_run(f"tracking.uri={nowhere}", "trainer.epochs=20", "data=iris", "model=logistic")
@@ -352,6 +355,7 @@ def same_on_both(far, near):
             assert digests[0] == digests[1] and len(digests[0]) == 1
 
 
+@pytest.mark.slow
 def test_server_gets_the_run_while_it_trains(start_run, server, stocked):
     run = start_run(*ENDLESS, f"tracking.uri={server.uri}")
     first_line(run)
@@ -520,6 +524,7 @@ def test_odd_names_of_a_models_own_numbers_are_recorded(stocked):
     assert (gdexp.runs()[["kl_x", "a/b c"]].to_numpy() == [[1.5, 2.0]] * 2).all()
 
 
+@pytest.mark.slow
 def test_server_that_never_answers_is_not_waited_for(gdexp_run, stocked):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
