@@ -79,12 +79,13 @@ def _run(argv: list[str]) -> list[Exception]:
     flags = {name for name, value in vars(words).items() if value and name != "overrides"}
     failures = _Failures()
     try:
-        if flags - {"multirun"} or unknown or compose.needs_hydra(words.overrides):
-            _run_hydra(words.overrides, failures)
-        else:
-            jobs = compose.compose(words.overrides, words.multirun)
+        foreign = bool(flags - {"multirun"} or unknown)
+        jobs = [] if foreign else compose.compose(words.overrides, words.multirun, defer=True)
+        if jobs:
             _prepare_process()
             execute(jobs, failures)
+        else:
+            _run_hydra(words.overrides, failures)
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(compose.explain(error, words.overrides))
     except Exception as error:

@@ -105,3 +105,27 @@ def test_a_thousand_jobs_are_composed_in_order():
     jobs = compose(["optimizer.lr=logspace(1e-4,1,1000)"], multirun=True)
     rates = [job.config.optimizer.lr for job in jobs]
     assert len(jobs) == 1000 and rates == sorted(rates) and math.isclose(rates[500] / rates[499], 10 ** (4 / 999))
+
+
+def test_study_that_sets_a_callback_goes_through_hydras_main(gdexp_run, stocked):
+    (stocked / "marks.py").write_text(
+        "from pathlib import Path\nfrom hydra.experimental.callback import Callback\n"
+        "class Mark(Callback):\n"
+        "    def on_job_end(self, config, job_return, **kwargs):\n"
+        "        Path('marks.txt').open('a').write(config.optimizer.lr.__repr__() + '\\n')\n"
+    )
+    (stocked / "experiments").mkdir()
+    (stocked / "experiments/marked.yaml").write_text(
+        "# @package _global_\nhydra:\n  callbacks:\n    mark:\n      _target_: marks.Mark\ntrainer:\n  epochs: 2\n"
+    )
+    done = gdexp_run("-m", "experiments=marked", "optimizer.lr=0.01,0.02")
+    assert done.returncode == 0, done.stderr
+    assert (stocked / "marks.txt").read_text().split() == ["0.01", "0.02"] and len(gdexp.runs()) == 2
+
+
+def test_launch_leaves_the_hosts_hydra_config_alone(stocked):
+    from hydra.core.hydra_config import HydraConfig
+
+    before = HydraConfig.instance().cfg
+    gdexp.launch(["trainer.epochs=1"])
+    assert HydraConfig.instance().cfg is before

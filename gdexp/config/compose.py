@@ -35,12 +35,13 @@ class Job(NamedTuple):
     sweep: str | None  # the sweep it belongs to
 
 
-def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
+def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = False) -> list[Job]:
     """Compose the jobs that a command line means.
 
     Args:
         overrides: as typed, without flags.
         multirun: as the flag `-m`.
+        defer: return no job where a setting of Hydra's own, as a launcher or a callback, is for its main.
 
     Raises:
         Refusal: with the line that the command prints.
@@ -49,20 +50,25 @@ def compose(overrides: Sequence[str], multirun: bool = False) -> list[Job]:
         parsed = parse(overrides)
         with _hydra():
             whole = hydra_compose("config", _fixed(parsed), return_hydra_config=True)
+            if defer:
+                if _is_hydras(parsed, whole.hydra):
+                    return []
+                HydraConfig.instance().set_config(whole)  # for ${hydra:…}
             if multirun or whole.hydra.mode == RunMode.MULTIRUN:
                 study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()])
                 return _grid([*study, *parsed])
             if any(o.is_sweep_override() for o in parsed):  # Hydra refuses several values of one key
                 hydra_compose("config", list(overrides), return_hydra_config=True)
-            HydraConfig.instance().set_config(whole)  # for ${hydra:…}
             return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
 
 
-def needs_hydra(overrides: Sequence[str]) -> bool:
-    """Say whether a command line sets anything of Hydra's own, as a launcher: its main is for that."""
-    return any(re.match(r"[+~]*hydra[./]", o.get_key_element()) for o in parse(overrides))
+def _is_hydras(parsed: Iterable[Override], node: Any) -> bool:
+    """Say whether a command line or a study sets anything of Hydra's own beside the sweep's parameters."""
+    typed = any(re.match(r"[+~]*hydra[./]", o.get_key_element()) for o in parsed)
+    launches = not str(node.launcher._target_).endswith(".BasicLauncher")
+    return bool(typed or launches or node.callbacks or node.job.env_set or node.job.chdir or node.output_subdir)
 
 
 def _fixed(parsed: Iterable[Override]) -> list[str]:
