@@ -123,6 +123,12 @@ def test_study_that_sets_a_callback_goes_through_hydras_main(gdexp_run, stocked)
     assert (stocked / "marks.txt").read_text().split() == ["0.01", "0.02"] and len(gdexp.runs()) == 2
 
 
+def test_typed_value_wins_over_a_studys_axis():
+    [job] = compose(["experiments=lr_sweep", "optimizer.lr=0.02"])
+    assert job.config.optimizer.lr == 0.02
+    assert names("experiments=lr_sweep", "optimizer.lr=0.02,0.03") == ["lr=0.02", "lr=0.03"]
+
+
 def test_launch_leaves_the_hosts_hydra_config_alone(stocked):
     from hydra.core.hydra_config import HydraConfig
 

@@ -56,7 +56,8 @@ def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = F
                 HydraConfig.instance().set_config(whole)  # for ${hydra:…}
             if multirun or whole.hydra.mode == RunMode.MULTIRUN:
                 study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()])
-                return _grid([*study, *parsed])
+                typed = {o.get_key_element() for o in parsed}  # which wins over a study's own axis
+                return _grid([*(o for o in study if o.get_key_element() not in typed), *parsed])
             if any(o.is_sweep_override() for o in parsed):  # Hydra refuses several values of one key
                 hydra_compose("config", list(overrides), return_hydra_config=True)
             return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
