@@ -182,6 +182,7 @@ def test_launch_sweeps(stocked):
     assert set(gdexp.runs().run_id) == set(table.run_id)
 
 
+@pytest.mark.slow
 def test_many_commands_share_a_fresh_directory(start_run, here):
     running = [start_run("trainer.epochs=2", f"seed={i}") for i in range(6)]
     errors = [process.communicate(timeout=180)[1] for process in running]

@@ -534,6 +534,7 @@ def test_server_that_never_answers_is_not_waited_for(gdexp_run, stocked):
     assert only(gdexp.runs())["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///nowhere", "nonsense://x", "postgresql+nodriver://127.0.0.1/x"])
 def test_address_that_is_none_is_refused_in_one_line(gdexp_run, here, uri):
     done = gdexp_run(f"tracking.uri={uri}", "trainer.epochs=1")
