@@ -32,12 +32,13 @@ for epoch in range(100):
         print(f"Epoch [{epoch + 1}/100], Loss: {loss.item():.4f}")
 """
 DIGITS = """
-import numpy, sklearn, torch
+import numpy, torch
+from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 torch.manual_seed(0)
 torch.set_num_threads(1)
-table = numpy.loadtxt(Path(sklearn.__file__).parent / "datasets/data/digits.csv.gz", delimiter=",")
+table = numpy.loadtxt(Path(find_spec("sklearn").origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
 x, y = torch.from_numpy(table[:, :-1]).float(), torch.from_numpy(table[:, -1]).long()
 model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 loss_function, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.01)
