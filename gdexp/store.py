@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings, store
-from gdexp.tracking.sqlite import KNOWN, Tables, revision
+from gdexp.tracking.sqlite import KNOWN, DeletedExperiment, Tables, revision
 
 _SYNCED = "gdexp.synced_to"
 _DRAFT_SECONDS = 120.0
@@ -109,8 +109,8 @@ def sync(db: Path, uri: str) -> list[str]:
         for run_id in waiting:
             try:
                 transfer.sync(tables, server, run_id)
-            except LookupError as error:
-                raise Refusal(f"experiment {error.args[0]!r} was deleted at {shown}; restore it") from error
+            except DeletedExperiment as error:
+                raise Refusal(f"experiment {error.name!r} was deleted at {shown}; restore it") from error
             except Exception as error:  # MLflow's own, or a server's
                 line = str(error).splitlines()[0].replace(uri, shown)
                 raise Refusal(f"{shown}: run {run_id} could not be sent: {line}") from error
@@ -135,8 +135,8 @@ def merge(source: Path, target: Path) -> list[str]:
                 done = sum([transfer.merge(theirs, ours, run_id) for run_id in transfer.finished(theirs)])
             except (sqlite3.Error, OSError) as error:
                 raise Refusal(f"{target} can't be written: {error}; run it again to complete it") from error
-            except LookupError as error:
-                raise Refusal(f"experiment {error.args[0]!r} was deleted in {target}") from error
+            except DeletedExperiment as error:
+                raise Refusal(f"experiment {error.name!r} was deleted in {target}") from error
         left = transfer.running(theirs)
     store.fold_in(target)
     later = f"; {left} still training: merge again later" if left else ""

@@ -90,7 +90,7 @@ def start(
 
 
 def _opened(uri: str, begun: "Begun", direct: bool) -> Record:
-    from gdexp.tracking.recorder import Recorder
+    from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import artifact_location, database, ensure, opened
 
     location = None
@@ -99,7 +99,7 @@ def _opened(uri: str, begun: "Begun", direct: bool) -> Record:
         if direct and (tables := opened(db)) is not None:
             try:
                 return Recorder(tables, begun, location)
-            except NotImplementedError:  # its artifacts go elsewhere
+            except ArtifactsElsewhere:
                 tables.close()
         ensure(db)
     from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead

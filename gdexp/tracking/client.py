@@ -84,10 +84,8 @@ class ForwardingRecorder(Recorder):
             found = outcome.get(timeout=_ANSWER_SECONDS)
         except Empty:
             raise Unreachable(f"{without_password(self._far)} doesn't answer within {_ANSWER_SECONDS:.0f} s") from None
-        if isinstance(found, LookupError):
-            raise Refusal(
-                f"`tracking.experiment`: {found.args[0]!r} was deleted; restore it or choose another name"
-            ) from found
+        if isinstance(found, Refusal):
+            raise found
         if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
             line = str(found).splitlines()[0].replace(self._far, str(self.uri))
             raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {line}") from found

@@ -26,6 +26,10 @@ _HEARTBEAT_SECONDS = 60.0
 _ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of an MLflow metric
 
 
+class ArtifactsElsewhere(Exception):
+    """The artifacts of an experiment aren't on this machine's file system."""
+
+
 class Begun:
     """All that is known of a run when it begins."""
 
@@ -54,7 +58,7 @@ class Recorder:
 
     Raises:
         Refusal: the run can't be begun in this store.
-        NotImplementedError: the experiment's artifacts aren't on this machine.
+        ArtifactsElsewhere: the experiment's artifacts aren't on this machine.
     """
 
     def __init__(self, tables: Tables, begun: Begun, location: str) -> None:
@@ -107,15 +111,10 @@ class Recorder:
     def _begin(self, begun: Begun, location: str) -> None:
         now = int(time.time() * 1000)
         with self._tables.transaction():
-            try:
-                experiment, location = self._tables.experiment(begun.experiment, location)
-            except LookupError:
-                raise Refusal(
-                    f"`tracking.experiment`: {begun.experiment!r} was deleted; restore it or choose another name"
-                ) from None
+            experiment, location = self._tables.experiment(begun.experiment, location)
             uri = f"{location.rstrip('/')}/{self._id}/artifacts"
             if (place := local_path(uri)) is None:
-                raise NotImplementedError(uri)
+                raise ArtifactsElsewhere(uri)
             user = begun.tags.get("mlflow.user", "unknown")
             self._tables.add_run(Run(self._id, begun.name, user, now, uri, experiment))
             self._tables.add_tags(self._id, begun.tags)
@@ -146,13 +145,13 @@ class Recorder:
         while not self._closing.wait(FLUSH_SECONDS):
             self._flush()
 
-    def _flush(self) -> bool:
-        """Write what has come in; say whether nothing is left."""
+    def _flush(self) -> None:
+        """Write what has come in, and now and then a sign of life."""
         with self._lock:
             numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
             if not numbers and not beat:
-                return True
+                return
             try:
                 with self._tables.transaction():
                     self._tables.add_metrics(self._id, _named(numbers))
@@ -161,10 +160,9 @@ class Recorder:
             except sqlite3.Error as error:
                 self._numbers.extendleft(reversed(numbers))
                 self._say(error)
-                return False
+                return
             if beat:
                 self._beat = time.monotonic()
-            return True
 
     def _say(self, error: Exception) -> None:
         """Tell the user of trouble with the store, once."""

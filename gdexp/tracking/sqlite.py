@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from gdexp.config.refusal import Refusal
+
 KNOWN = {"dc11669786a5": "MLflow 3.17", "b7e2c1a4d9f3": "MLflow 3.16", "6f8d9c3b2a1e": "MLflow 3.15"}
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 
@@ -43,6 +45,14 @@ CREATE TABLE inputs (input_uuid, source_type, source_id, destination_type, desti
     PRIMARY KEY (source_type, source_id, destination_type, destination_id));
 CREATE TABLE input_tags (input_uuid, name, value, PRIMARY KEY (input_uuid, name));
 """
+
+
+class DeletedExperiment(Refusal):
+    """An experiment that is there, but deleted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"`tracking.experiment`: {name!r} was deleted; restore it or choose another name")
+        self.name = name
 
 
 class Number(NamedTuple):
@@ -132,14 +142,14 @@ class Tables:
         """Return id and artifact location of an experiment, made if there is none of that name.
 
         Raises:
-            LookupError: it was deleted.
+            DeletedExperiment: it was deleted.
         """
         found = self.select(
             "SELECT experiment_id, artifact_location, lifecycle_stage FROM experiments WHERE name=?", name
         )
         if found:
             if found[0][2] != "active":
-                raise LookupError(name)
+                raise DeletedExperiment(name)
             return found[0][0], found[0][1]
         now = int(time.time() * 1000)
         sql = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gdexp.tracking import endings
-from gdexp.tracking.sqlite import DatasetRow, Number, Run, Tables
+from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
 from gdexp.tracking.store import artifact_location, local_path
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
@@ -107,7 +107,7 @@ class Server:
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is not None and found.lifecycle_stage != "active":
-                raise LookupError(name)
+                raise DeletedExperiment(name)
             try:
                 self._experiments[name] = (
                     found.experiment_id if found else self._client.create_experiment(name, artifact_location=location)
