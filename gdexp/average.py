@@ -40,6 +40,11 @@ class Average:
         for k in self._copied:
             self.weights[k].copy_(self._live[k])
 
+    def keep(self, weights: Mapping[str, Tensor], places: Tensor) -> None:
+        """Go on with the runs at these places, of several whose tensors are (runs, …)."""
+        self._live = {k: t.detach() for k, t in weights.items()}
+        self.weights = {k: t[places.to(t.device)] for k, t in self.weights.items()}
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Put the average into the model for a while."""

@@ -1,14 +1,14 @@
 """Train jobs and record them: `execute`."""
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gdexp.config.refusal import Refusal, Refusals
-from gdexp.terminal import Progress, report, run_line, say, sweep_report
+from gdexp.config.refusal import Refusal
+from gdexp.terminal import Progress, SweepProgress, report, say
 from gdexp.tracking.frame import Result
+from gdexp.watch import better
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,198 +19,303 @@ if TYPE_CHECKING:
     from gdexp.tracking.provenance import Provenance
     from gdexp.train import Epoch
 
+Ended = tuple["Job", Result | Exception]
 
-def execute(jobs: Sequence["Job"], failures: list[Exception] | None = None) -> list[Result]:
-    """Train and record jobs; all are checked before the first one trains, and one that fails doesn't stop the others.
+
+class _Repeat(Exception):
+    """What went wrong in a program of several runs, which are trained one by one then."""
+
+
+def execute(
+    jobs: Sequence["Job"], provenance: "Provenance", progress: "SweepProgress | None" = None, runs: int | None = None
+) -> Iterator[Ended]:
+    """Train and record jobs whose configs differ in numbers only, as one program where that can be and pays.
 
     Args:
-        jobs: one, or those of a sweep.
-        failures: takes the errors of jobs that failed, each as it happens; None: the first one is raised at the end.
+        jobs: one, or those of a pack.
+        provenance: of the command.
+        progress: of the sweep, if it is one.
+        runs: of the pack that the jobs are a part of; None: these.
+
+    Yields:
+        each job with its result, or with the error of the user's own code that ended it.
 
     Raises:
-        Refusal: nothing was trained.
-        Exception: of the user's own code, when all jobs are done.
+        Refusal: of a single job, which was not trained.
     """
-    from gdexp.tracking.provenance import Provenance
-
-    raised: list[Exception] = []
-    failures = raised if failures is None else failures
-    if len(jobs) > 1:
-        _check_all(jobs)
-    results: list[Result] = []
-    began, provenance = time.monotonic(), Provenance()
-    for job in jobs:
-        try:
-            results.append(_execute_one(job, provenance))
-        except Exception as error:
-            failures.append(error)
-    if jobs and jobs[0].sweep:
-        say(sweep_report(results, len(failures), time.monotonic() - began))
-    if raised:
-        raise raised[0]
-    return results
-
-
-def _check_all(jobs: Sequence["Job"]) -> None:
-    """Refuse a sweep with all that is wrong with its jobs, a line each."""
-    from gdexp.config.check import check, check_targets
     from gdexp.config.targets import local_modules
 
-    lines = []
     with local_modules():
-        for i, job in enumerate(jobs, start=1):
-            try:
-                check_targets(check(job.config))
-            except Refusal as refusal:
-                lines.append(f"job {i} ({job.name}): {refusal}")
-            except Exception:  # a module of the user's own that can't be imported: the job fails, with its record
-                continue
-    if lines:
-        raise Refusals(lines)
+        apart = list(jobs)
+        if progress is not None and len(jobs) > 1:
+            for members, parts in _programs(jobs, progress, runs or len(jobs)):
+                try:
+                    yield from _train(members, parts, provenance, progress)
+                except _Repeat as reason:
+                    progress.note(f"{len(members)} runs are trained one by one: {reason}")
+                    continue
+                except Exception as error:  # of the record
+                    yield from ((job, error) for job in members)
+                done = {job.number for job in members}
+                apart = [job for job in apart if job.number not in done]
+        for job in apart:
+            yield from _execute_one(job, provenance, progress)
 
 
-def _execute_one(job: "Job", provenance: "Provenance") -> Result:
-    from gdexp import tracking
+def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> Iterator[tuple[Sequence["Job"], "Parts"]]:
+    """Yield those jobs that one program can train, with their parts."""
     from gdexp.build import build
-    from gdexp.config import written
+    from gdexp.build.together import Apart, build_together, chunks
+    from gdexp.config.check import filled
+
+    configs = [filled(job.config) for job in jobs]
+    try:
+        if configs[0]["sweep"]["stack"] == "never":
+            return
+        first = build(configs[0], jobs[0].options)
+        begin = 0
+        for size in chunks(first, len(jobs), runs):
+            some = slice(begin, begin + size)
+            yield jobs[some], build_together(first, configs[some], jobs[0].options)
+            begin += size
+    except Apart as reason:
+        progress.note(f"{len(jobs)} runs are trained one by one: {reason}")
+    except Exception:  # a refusal, or an error in the user's own code: each run says so for itself
+        return
+
+
+def _execute_one(job: "Job", provenance: "Provenance", progress: "SweepProgress | None") -> Iterator[Ended]:
+    from gdexp.build import build
     from gdexp.config.check import check, check_targets
-    from gdexp.config.targets import local_modules
 
-    with local_modules():
-        config = check(job.config)
-        parts, failure = None, None
-        try:
-            check_targets(config)
-            parts = build(config, job.options)
-        except Refusal:
+    config = check(job.config)
+    try:
+        check_targets(config)
+        parts = build(config, job.options)
+    except Refusal as refusal:
+        if progress is None:
             raise
-        except Exception as error:  # the user's own code; the record says so
-            failure = error
-        config = parts.config if parts else config
-        shown = written.without_secrets(config, job.config)
-        params = written.as_params(shown, job.options)
-        tags = provenance.tags() | {"gdexp.trained_as": "plain"} | ({"gdexp.sweep": job.sweep} if job.sweep else {})
+        yield job, refusal
+        return
+    except Exception as error:  # the user's own code; the record says so
+        yield job, _failed(job, config, error, provenance)
+        return
+    try:
+        yield from _train([job], parts, provenance, progress)
+    except Exception as error:
+        if progress is None and isinstance(error, Refusal):
+            raise
+        yield job, error
+
+
+def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Exception:
+    """Record a job that could not be built."""
+    from gdexp import tracking
+
+    described, _ = _described([job], [config], "plain", provenance)
+    try:
+        with tracking.start(config["tracking"], described, study=job.options.get("experiments")):
+            raise error
+    except Exception as raised:
+        return raised
+
+
+def _train(
+    jobs: Sequence["Job"], parts: "Parts", provenance: "Provenance", progress: "SweepProgress | None"
+) -> Iterator[Ended]:
+    """Train and record one run, or several as one."""
+    from gdexp import tracking
+    from gdexp.config.check import filled
+
+    config = parts.config
+    how = "plain" if len(jobs) == 1 else f"stack chunk={len(jobs)} threads={parts.threads}"
+    sizes = {k: config[k] for k in ("model", "learner")}
+    configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
+    described, source = _described(jobs, configs, how, provenance)
+    study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
+    with tracking.start(config["tracking"], described, study=study, data=data) as record:
+        try:
+            ends = _train_and_record(parts, record, progress)
+        except Exception as error:
+            if len(jobs) > 1:
+                record.withdraw()
+                raise _Repeat(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+            raise
+    if progress is None:
+        say(report(ends[0].outcome, ends[0].metrics, parts, described[0].name, record))
+    for run, (job, end) in enumerate(zip(jobs, ends, strict=True)):
+        last = {k: v[-1] for k, v in end.metrics.items()}
+        name, params = described[run].name, dict(described[run].params)
+        ident, status = record.run_ids[run], record.statuses[run]
+        stacked, objective = len(jobs) > 1, end.objective if end.objective is not None else (None, None)
+        yield job, Result(ident, name, status, end.outcome, params, last, record.uri, stacked, *objective)
+
+
+def _described(jobs: Sequence["Job"], configs: Sequence[dict[str, Any]], how: str, provenance: "Provenance") -> Any:
+    """Return the descriptions of runs as they begin, and the data node as it is recorded."""
+    from gdexp.config import written
+    from gdexp.tracking import Description
+
+    masked = written.without_secrets(configs[0], jobs[0].source)
+    shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
+    tags = provenance.tags() | {"gdexp.trained_as": how}
+    texts = provenance.texts(configs[0])
+    described = []
+    for job, (params, text) in zip(jobs, written.pages(shown, [job.options for job in jobs]), strict=True):
         name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
-        with tracking.start(
-            config["tracking"],
-            study=job.options.get("experiments"),
-            name=name,
-            params=params,
-            tags=tags,
-            texts={"config.yaml": written.as_yaml(shown), **provenance.texts(config)},
-            data=parts.identity._replace(source=shown["data"]) if parts else None,
-        ) as record:
-            if failure is not None:
-                raise failure
-            assert parts is not None
-            outcome, metrics = _train_and_record(parts, record, quiet=job.sweep is not None)
-        say(run_line(name, outcome, metrics) if job.sweep else report(outcome, metrics, parts, record))
-    last = {k: v[-1] for k, v in metrics.items()}
-    return Result(record.run_id, name, record.status, outcome, params, last, record.uri)
+        own = {"gdexp.sweep": job.sweep} if job.sweep else {}
+        described.append(Description(name, params, tags | own, {"config.yaml": text, **texts}))
+    return described, masked["data"]
 
 
-def _train_and_record(parts: "Parts", record: "Record", *, quiet: bool) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """Train; return the outcome and the first and last value of each metric."""
-    record.keep(parts.learner.weights())
-    path = _Path(parts.learner.weights()) if parts.trajectory else None
-    first: dict[str, float] = {}
-    with _torch_set_up(parts), Progress(parts.config, quiet=quiet) as progress:
-        epoch: Epoch | None = None
-        for epoch in _epochs(parts, record, progress):
-            record.add(epoch.epoch, epoch.metrics)
-            for hook in parts.hooks:
-                hook(epoch, parts.model)
-            if path is not None:
-                path.add()
-            first = first or epoch.metrics
-            progress.epoch(epoch)
-        assert epoch is not None
-        last = epoch.metrics | _tested(parts)
-        record.add(epoch.epoch, {k: v for k, v in last.items() if k not in epoch.metrics})
-    metrics: dict[str, tuple[float, ...]] = {k: (first.get(k, v), v) for k, v in last.items()}
-    outcome = "diverged" if epoch.diverged else "stopped" if epoch.stopped else "completed"
+class _End(NamedTuple):
+    """What became of a run: its outcome, the first and last value of each metric, and what it is ordered by."""
+
+    outcome: str
+    metrics: dict[str, tuple[float, ...]]
+    objective: tuple[str, float] | None
+
+
+def _train_and_record(parts: "Parts", record: "Record", sweep: "SweepProgress | None") -> list[_End]:
+    """Train; return what became of each run."""
+    record.keep(lambda run: _of_run(parts, run, parts.learner.weights()))
+    paths = [_Path() for _ in parts.runs] if parts.trajectory else []
+    for run, path in enumerate(paths):
+        path.add(_of_run(parts, run, parts.learner.weights()))
+    first: dict[int, dict[str, float]] = {}
+    ends: dict[int, _End] = {}
+    best: dict[int, float] = {}  # the objective's
+    node = parts.config["sweep"]
+    with _torch_set_up(parts), nullcontext(sweep) if sweep else Progress(parts.config) as progress:
+        for epochs in _epochs(parts, record, progress):
+            tested = _tested(parts) if any(epoch.last for epoch in epochs) else {}
+            for epoch in epochs:
+                run = epoch.run
+                record.add(epoch.epoch, epoch.metrics, run)
+                for hook in parts.hooks:
+                    hook(epoch, parts.model)
+                first.setdefault(run, epoch.metrics)
+                if node["objective_at"] == "best" and (objective := _objective(node, epoch.metrics)):
+                    best[run] = min(best.get(run, objective[1]), objective[1], key=_sense(objective[0]))
+                if paths:
+                    paths[run].add(_of_run(parts, run, parts.learner.weights()))
+                if epoch.last:
+                    record.add(epoch.epoch, tested.get(run, {}), run)
+                    last = epoch.metrics | tested.get(run, {})
+                    objective = _objective(node, last)
+                    if objective and run in best:
+                        objective = objective[0], best[run]
+                    span: dict[str, tuple[float, ...]] = {k: (first[run].get(k, v), v) for k, v in last.items()}
+                    ends[run] = _End(_outcome(epoch), span, objective)
+                    record.finish(ends[run].outcome, _files(parts, run, paths), _tags(parts, epoch), run)
+            progress.epochs(epochs)
+    return [ends[run] for run in sorted(ends)]
+
+
+def _objective(node: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, float] | None:
+    """Return name and value of what the runs of a sweep are ordered by."""
+    names = [node["objective"]] if node["objective"] else ["val_loss", "train_loss"]
+    return next(((name, metrics[name]) for name in names if name in metrics), None)
+
+
+def _sense(name: str) -> Callable[[float], float]:
+    """Return a key by which the better value is the smaller one."""
+    return (lambda v: -v) if better(name) == "max" else (lambda v: v)
+
+
+def _outcome(epoch: "Epoch") -> str:
+    return "diverged" if epoch.diverged else "stopped" if epoch.stopped else "completed"
+
+
+def _tags(parts: "Parts", epoch: "Epoch") -> dict[str, object]:
     tags: dict[str, object] = {}
     if epoch.diverged:
         tags["gdexp.diverged_at"] = epoch.epoch
     if epoch.stopped:
         tags["gdexp.stopped_because"] = epoch.stopped
-    if parts.watch is not None and parts.watch.weights:
-        tags["gdexp.best_epoch"] = parts.watch.best_epoch
-    progress.ended(epoch)
-    record.finish(outcome, _files(parts, path), tags)
-    return outcome, metrics
+    watch = parts.runs[epoch.run].watch
+    if watch is not None and watch.weights:
+        tags["gdexp.best_epoch"] = watch.best_epoch
+    return tags
 
 
-def _epochs(parts: "Parts", record: "Record", progress: "Progress") -> Iterator["Epoch"]:
+def _of_run(parts: "Parts", run: int, tensors: Mapping[str, "Tensor"]) -> Mapping[str, "Tensor"]:
+    """Return the tensors of one run: those that a stack holds for it now, or as they are."""
+    return parts.learner.of_run(run, tensors) if len(parts.runs) > 1 else tensors  # type: ignore[attr-defined]
+
+
+def _epochs(parts: "Parts", record: "Record", progress: "Progress | SweepProgress") -> Iterator[list["Epoch"]]:
     import torch
 
-    from gdexp.train import train
+    from gdexp.train import train_together
 
     trainer = parts.config["trainer"]
     every = trainer["log_steps"]
 
-    def on_step(step: int, measures: Mapping[str, "Tensor"]) -> None:
+    def on_step(step: int, measures: Mapping[str, "Tensor"], at: Sequence[int | None]) -> None:
         if every is not None and step % every == 0:
-            record.add(step, {"train_loss_step": torch.as_tensor(measures["train_loss"]).item()})
+            losses = torch.as_tensor(measures["train_loss"]).detach().reshape(-1).tolist()
+            for run, loss in zip(at, losses, strict=True):
+                if run is not None:
+                    record.add(step, {"train_loss_step": loss}, run)
         progress.step(step)
 
     keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")
-    return train(
+    return train_together(
         parts.learner,
         parts.data,
-        seed=parts.config["seed"],
-        schedule=parts.schedule,
+        parts.runs,
         average=parts.average,
-        watch=parts.watch,
         metrics=parts.metrics,
         on_step=on_step if every is not None or progress.wants_steps else None,
         **{k: trainer[k] for k in keys},
     )
 
 
-def _tested(parts: "Parts") -> dict[str, float]:
-    """Measure the test rows, with the final weights and with their average."""
+def _tested(parts: "Parts") -> dict[int, dict[str, float]]:
+    """Measure the test rows, with the weights as they are and with their average, by run."""
     from gdexp.train import evaluate
 
     if parts.data.test is None:
         return {}
+    runs = parts.learner.runs if len(parts.runs) > 1 else [0]  # type: ignore[attr-defined]
     arguments = parts.learner, parts.data.test, parts.config["trainer"]["batch_size"], parts.metrics
-    found = {f"test_{k}": v for k, v in evaluate(*arguments).items()}
+    several = len(runs) if len(parts.runs) > 1 else None
+    found = [{f"test_{k}": v for k, v in own.items()} for own in evaluate(*arguments, several)]
     if parts.average is not None:
         with parts.average.in_place():
-            found |= {f"test_{k}_ema": v for k, v in evaluate(*arguments).items()}
-    return found
+            for own, averaged in zip(found, evaluate(*arguments, several), strict=True):
+                own |= {f"test_{k}_ema": v for k, v in averaged.items()}
+    return dict(zip(runs, found, strict=True))
 
 
-def _files(parts: "Parts", path: "_Path | None") -> dict[str, Mapping[str, "Tensor"]]:
+def _files(parts: "Parts", run: int, paths: Sequence["_Path"]) -> dict[str, Mapping[str, "Tensor"]]:
     """Return what is written as safetensors files, by their names."""
-    files: dict[str, Mapping[str, Tensor]] = {"weights": parts.learner.weights()}
-    if parts.watch is not None and parts.watch.weights:
-        files["weights_best"] = dict(zip(files["weights"], parts.watch.weights, strict=True))
+    files: dict[str, Mapping[str, Tensor]] = {"weights": _of_run(parts, run, parts.learner.weights())}
+    watch = parts.runs[run].watch
+    if watch is not None and watch.weights:
+        files["weights_best"] = dict(zip(files["weights"], watch.weights, strict=True))
     if parts.average is not None:
-        files["weights_ema"] = parts.average.weights
-    if path is not None:
-        files["trajectory"] = path.rows()
+        files["weights_ema"] = _of_run(parts, run, parts.average.weights)
+    if paths:
+        files["trajectory"] = paths[run].rows()
     return files
 
 
 class _Path:
-    """The weights that began each epoch, one row an epoch."""
+    """The weights that began each epoch of a run, one row an epoch."""
 
-    def __init__(self, weights: Mapping[str, "Tensor"]) -> None:
-        self._weights = weights
-        self._points: list[list[Tensor]] = []
-        self.add()
+    def __init__(self) -> None:
+        self._points: list[dict[str, Tensor]] = []
 
-    def add(self) -> None:
-        self._points.append([t.detach().cpu().clone() for t in self._weights.values()])
+    def add(self, weights: Mapping[str, "Tensor"]) -> None:
+        self._points.append({k: t.detach().cpu().clone() for k, t in weights.items()})
 
     def rows(self) -> dict[str, "Tensor"]:
         """Return (epochs, …) for each weight; where the last epoch led is in the final weights."""
         import torch
 
-        columns = zip(*self._points[:-1], strict=True)
-        return {name: torch.stack(points) for name, points in zip(self._weights, columns, strict=True)}
+        return {name: torch.stack([point[name] for point in self._points[:-1]]) for name in self._points[0]}
 
 
 @contextmanager

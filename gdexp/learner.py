@@ -1,16 +1,15 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gdexp.data.split import rows
+from gdexp.losses import Loss
 from gdexp.metrics import Metric
 from gdexp.step import Step
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 class OneRun:

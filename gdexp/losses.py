@@ -1,6 +1,11 @@
 """Losses that torch has in another form; any other is torch's or the user's, by `_target_`."""
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
+
+Loss = Callable[[Any, Any], Tensor]  # (output, target) -> scalar
 
 
 class GaussianNLLLoss(nn.GaussianNLLLoss):

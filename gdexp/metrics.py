@@ -67,7 +67,6 @@ def rmse(output: Tensor, target: Tensor) -> Tensor:
 
 CLASSIFICATION: dict[str, Metric] = {"accuracy": accuracy, "f1": f1, "auroc": auroc}
 REGRESSION: dict[str, Metric] = {"r2": r2, "mae": mae, "rmse": rmse}
-LARGER_IS_BETTER = ("accuracy", "f1", "auroc", "r2", "top_")
 
 
 def top(name: str) -> Metric | None:

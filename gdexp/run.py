@@ -5,22 +5,30 @@ One value's way: `optimizer.lr=0.01` → Hydra in `main` → `execute` builds th
 """
 
 import gc
+import math
 import os
 import random
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
+from gdexp.watch import better
 
 if TYPE_CHECKING:
     import pandas as pd
+    from hydra.plugins.launcher import Launcher
+
+    from gdexp.config.compose import Job
+    from gdexp.sweep import Train
+    from gdexp.tracking.frame import Result
+    from gdexp.workers import Share
 
 _ONE_AT_A_TIME = threading.RLock()  # torch's random generator is one per process
 
@@ -43,10 +51,39 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     from gdexp.config.compose import compose
 
     with _ONE_AT_A_TIME, _host_as_it_was():
-        results = execute(compose(list(overrides), multirun))
+        found = train(compose(list(overrides), multirun), overrides)
     from gdexp.tracking.frame import frame, row
 
-    return frame(row(*result[:6]) for result in results)
+    rows = []
+    for result in found:
+        if isinstance(result, Exception):
+            raise result
+        rows.append(row(*result[:6]))
+    return frame(rows)
+
+
+def train(
+    jobs: "Sequence[Job]", words: Sequence[str], by: "Train | None" = None, *, alone: bool = False
+) -> "list[Result | Exception]":
+    """Train and record the jobs of a command line; return what became of each, in order.
+
+    Args:
+        jobs: one, or those of a sweep.
+        words: of the command line.
+        by: how the packs of a sweep are trained; None: here, one after the other.
+        alone: the job belongs to a sweep that somebody else makes.
+
+    Raises:
+        Refusal: nothing was trained.
+    """
+    if jobs[0].sweep and not alone:
+        from gdexp.sweep import sweep
+
+        found = sweep(jobs, words, by)
+        return [found[number] for number in sorted(found)]
+    from gdexp.tracking.provenance import Provenance
+
+    return [result for _, result in execute(jobs, Provenance())]
 
 
 def main() -> None:
@@ -83,7 +120,11 @@ def _run(argv: list[str]) -> list[Exception]:
         jobs = [] if foreign else compose.compose(words.overrides, words.multirun, defer=True)
         if jobs:
             _prepare_process()
-            execute(jobs, failures)
+            found = train(jobs, words.overrides)
+            if jobs[0].sweep:
+                failures.take(found)
+            else:
+                failures.extend(result for result in found if isinstance(result, Exception))
         else:
             _run_hydra(words.overrides, failures)
     except (HydraException, OmegaConfBaseException) as error:
@@ -93,8 +134,8 @@ def _run(argv: list[str]) -> list[Exception]:
     return failures
 
 
-def _run_hydra(typed: list[str], failures: list[Exception]) -> None:
-    """Hand the command line to Hydra's main: for its flags, its launchers, and other settings of its own."""
+def _run_hydra(typed: list[str], failures: "_Failures") -> None:
+    """Hand the command line to Hydra's main: for its flags, its launchers, other sweepers and settings of its own."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
@@ -104,19 +145,31 @@ def _run_hydra(typed: list[str], failures: list[Exception]) -> None:
     sweeps: dict[str, str] = {}
 
     def task(config: DictConfig) -> float | None:
+        """Train one job, and return its objective for a sweeper that looks for the best."""
         node = HydraConfig.get()
         multirun = node.mode is not None and node.mode.name == "MULTIRUN"
         parsed = compose.parse([f"{k}={v}" for k, v in (node.sweeper.params or {}).items()] + typed)
-        varied = compose.sweep_keys(parsed) if multirun else [o.get_key_element() for o in parsed]
+        varied = grid.sweep_keys(parsed) if multirun else [o.get_key_element() for o in parsed]
         sweep = sweeps.setdefault("id", os.urandom(16).hex()) if multirun else None
         try:
             _prepare_process()
-            [result] = execute([compose.job(config, node, varied, sweep)])
-            return result.metrics.get("val_loss", result.metrics.get("train_loss"))
+            [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
         except Exception as error:
-            failures.append(error)
+            result = error
+        if isinstance(result, Exception):
+            failures.append(result)
             return None
+        return _bounded(result)
 
+    def sweep(launcher: "Callable[[Share], Launcher]", settings: Any) -> None:
+        """Train a sweep whose packs go to a launcher."""
+        from gdexp.workers import through
+
+        _prepare_process()
+        failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)))
+
+    task.sweep = sweep  # type: ignore[attr-defined]
+    sources.register_sweeper()
     plain = {o.input_line: grid.as_typed(o) for o in compose.parse(typed)}
     sys.argv = [plain.get(word, word) for word in sys.argv]
     hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
@@ -148,7 +201,7 @@ def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
 
 
 class _Failures(list[Exception]):
-    """The errors of the jobs that failed, each shown when it happens: a refusal as its line, else the traceback."""
+    """The errors of what failed, each shown when it happens: a refusal as its line, else the traceback."""
 
     def append(self, error: Exception) -> None:
         super().append(error)
@@ -156,6 +209,21 @@ class _Failures(list[Exception]):
             print(f"gdexp: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
+
+    def extend(self, errors: Iterable[Exception]) -> None:
+        for error in errors:
+            self.append(error)
+
+    def take(self, found: "Iterable[Result | Exception]") -> None:
+        """Take the errors of a sweep, which has shown them."""
+        super().extend(result for result in found if isinstance(result, Exception))
+
+
+def _bounded(result: "Result") -> float | None:
+    """Return the objective of a run as another sweeper takes it: of one that diverged, as bad as can be."""
+    if result.objective is None or result.outcome != "diverged":
+        return result.objective
+    return -math.inf if better(str(result.objective_name)) == "max" else math.inf
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """From gradients to new weights: loss scaling, clipping, the optimizer's step, and the norms of both."""
 
+import functools
 import inspect
 import os
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ class Step:
         self.optimizer, self.scaler = optimizer, scaler
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip_value, self._clip_norm, self._record = clip_value, clip_norm, record
-        self._step = _plain_step(optimizer)
+        self._step = bare_step(optimizer)
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 
@@ -85,7 +87,7 @@ class Step:
         return norms
 
 
-def _plain_step(optimizer: Optimizer) -> Callable[[], object]:
+def bare_step(optimizer: Optimizer) -> Callable[[], object]:
     """Return the optimizer's step without the wrappers of torch.optim, where they do nothing.
 
     They import torch._dynamo (about a second, though nothing is compiled) and enter the profiler
@@ -106,12 +108,40 @@ def _plain_step(optimizer: Optimizer) -> Callable[[], object]:
 
 
 def spare_dynamo() -> None:
-    """Let the first optimizer of this process be made without importing torch._dynamo.
+    """Let this process make optimizers and use torch.func without importing torch._dynamo.
 
     `Optimizer.add_param_group` is wrapped to be left alone by torch.compile, and the wrapper imports
-    torch._dynamo (823 modules) on its first call; marked as dealt with, it calls straight through.
-    For the command line only: a host that compiles its own optimizers keeps torch as it is.
+    torch._dynamo (823 modules, about a second) on its first call; marked as dealt with, it calls
+    straight through. torch.func's gradient switches compiled autograd off, which nobody has switched
+    on, by importing it. For the command line only: a host that compiles keeps torch as it is.
     """
-    inner = getattr(Optimizer.add_param_group, "__wrapped__", None)
-    if inner is not None and os.environ.get("GDEXP_PLAIN") != "1":
+    if os.environ.get("GDEXP_PLAIN") == "1":
+        return
+    if (inner := getattr(Optimizer.add_param_group, "__wrapped__", None)) is not None:
         inner.__dynamo_disable = inner
+    from torch._functorch import eager_transforms
+
+    names = ("outputs", "inputs", "grad_outputs", "retain_graph", "create_graph")
+    known = getattr(eager_transforms, "_autograd_grad", None)
+    if known is not None and tuple(inspect.signature(known).parameters) == names:
+        eager_transforms._autograd_grad = functools.partial(_gradients, known)
+
+
+def _gradients(
+    known: Callable[..., Any],
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor] | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = True,
+) -> tuple[Tensor, ...]:
+    """Return what torch.func's own `known` does, while nothing is compiled."""
+    if "torch._dynamo" in sys.modules:
+        return known(outputs, inputs, grad_outputs, retain_graph, create_graph)
+    weights: Sequence[Tensor | None] = grad_outputs or [None] * len(outputs)
+    pairs = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
+    if not pairs:
+        return tuple(map(torch.zeros_like, inputs))
+    roots, weights = zip(*pairs, strict=True)
+    found = torch.autograd.grad(roots, inputs, weights, retain_graph, create_graph, allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True))

@@ -4,79 +4,129 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
+from gdexp.config.refusal import Refusal
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gdexp.build import Parts
+    from gdexp.config.compose import Job
     from gdexp.tracking import Record
     from gdexp.tracking.frame import Result
     from gdexp.train import Epoch
 
 _LONG_SECONDS = 2.0  # before a bar is shown
-_OBJECTIVES = ("val_loss", "train_loss")  # what a sweep is ordered by, if it is there
 
 
 class Progress:
     """An epoch's line every so often, and on a terminal, once a run has lasted, one bar below them."""
 
-    def __init__(self, config: dict[str, Any], *, quiet: bool = False) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         trainer = config["trainer"]
-        self._config, self._epochs, self._every = config, trainer["epochs"], trainer["log_every"]
-        self._quiet = quiet  # one run of many
-        self.wants_steps = sys.stdout.isatty() and not quiet
-        self._began = time.monotonic()
-        self._bar: Any = None
-        self._done, self._drawn = 0, 0.0
+        self._config, self._every = config, trainer["log_every"]
+        self._bar = Bar("Epoch", trainer["epochs"])
+        self.wants_steps = self._bar.wanted
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def step(self, step: int) -> None:
         """Note a step; a run that lasts gets its bar within its first epoch, too."""
-        if self._bar is None and time.monotonic() - self._began > _LONG_SECONDS:
-            self._bar = self._started_bar()
+        self._bar.start_if_long()
 
-    def epoch(self, epoch: "Epoch") -> None:
-        """Note an epoch."""
-        self._done = epoch.epoch
-        if self._bar is not None and time.monotonic() - self._drawn > 0.1:
-            self._drawn = time.monotonic()
+    def epochs(self, epochs: "Sequence[Epoch]") -> None:
+        """Note an epoch, and why a run ended before its last one, if it did."""
+        for epoch in epochs:
             rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
             shown = f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
-            self._bar.update(self._bar.task_ids[0], completed=epoch.epoch, shown=shown)
-        if epoch.epoch % self._every == 0 and not self._quiet:
-            self._print(epoch_line(epoch, self._epochs))
+            self._bar.show(epoch.epoch, shown)
+            if epoch.epoch % self._every == 0:
+                self._bar.print(epoch_line(epoch, self._config["trainer"]["epochs"]))
+            if epoch.diverged:
+                self._bar.print(divergence_line(epoch, self._config))
+            elif epoch.stopped:
+                self._bar.print(f"Stopped at epoch {epoch.epoch}: {epoch.stopped}.")
 
-    def ended(self, epoch: "Epoch") -> None:
-        """Say why a run ended before its last epoch, if it did."""
-        if self._quiet:
-            return
-        if epoch.diverged:
-            say(divergence_line(epoch, self._config))
-        elif epoch.stopped:
-            say(f"Stopped at epoch {epoch.epoch}: {epoch.stopped}.")
 
-    def _print(self, line: str) -> None:
+class SweepProgress:
+    """One bar for all runs of a sweep.
+
+    Args:
+        runs: how many.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._bar = Bar("Run", runs)
+        self.wants_steps = self._bar.wanted
+        self._over = 0
+        self._now: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, step: int) -> None:
+        """Note a step."""
+        self._bar.start_if_long()
+
+    def epochs(self, epochs: "Sequence[Epoch]") -> None:
+        """Note an epoch of the runs that are in training."""
+        self._over += sum(epoch.last for epoch in epochs)
+        best = min((epoch.train_loss for epoch in epochs if not epoch.diverged), default=float("nan"))
+        self._bar.show(self._over, f"epoch {epochs[0].epoch} of {len(epochs)}, least loss {best:.4g}")
+
+    def note(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.print(line)
+
+
+class Bar:
+    """A bar of rich's, on a terminal, for what takes longer than a moment."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self.wanted = sys.stdout.isatty()
+        self._began, self._drawn, self._done = time.monotonic(), 0.0, 0
+        self._bar: Any = None
+
+    def start_if_long(self) -> None:
+        """Show the bar if there is a reason by now."""
+        if self._bar is None and self.wanted and time.monotonic() - self._began > _LONG_SECONDS:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn(self._what), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[shown]}")
+            self._bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+            self._bar.add_task("", total=self._total, completed=self._done, shown="")
+            self._bar.start()
+
+    def show(self, done: int, shown: str) -> None:
+        """Move the bar; it isn't drawn more than ten times a second."""
+        self._done = done
+        if self._bar is not None and time.monotonic() - self._drawn > 0.1:
+            self._drawn = time.monotonic()
+            self._bar.update(self._bar.task_ids[0], completed=done, shown=shown)
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         if self._bar is None:
             say(line)
         else:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _started_bar(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = TextColumn("Epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[shown]}")
-        bar = Progress(*columns, TimeRemainingColumn(), transient=True)
-        bar.add_task("", total=self._epochs, completed=self._done, shown="")
-        bar.start()
-        return bar
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def epoch_line(epoch: "Epoch", epochs: int) -> str:
@@ -92,13 +142,14 @@ def divergence_line(epoch: "Epoch", config: dict[str, Any]) -> str:
     return f"Diverged at epoch {epoch.epoch}: the loss is {epoch.train_loss:.4g}; {remedy}."
 
 
-def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", record: "Record") -> str:
+def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", name: str, record: "Record") -> str:
     """Return what came out, where it is recorded and how to see it.
 
     Args:
-        outcome: completed or diverged.
+        outcome: completed, diverged or stopped.
         metrics: the first and the last value of each.
         parts: of the run.
+        name: of the run.
         record: of the run, closed.
     """
     first, last = metrics["train_loss"]
@@ -109,30 +160,65 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     weights = parts.learner.weights()
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
-    if record.run_id and record.uri:
-        lines += [f"Run: {record.name} ({record.run_id})", f"See it: {_where(record.uri)}"]
+    if record.run_ids[0] and record.uri:
+        lines += [f"Run: {name} ({record.run_ids[0]})", f"See it: {_where(record.uri)}"]
     return "\n".join(lines)
 
 
-def run_line(name: str, outcome: str, metrics: dict[str, tuple[float, ...]]) -> str:
-    """Return what became of one run of a sweep."""
-    shown = ", ".join(f"{k} {metrics[k][-1]:.6g}" for k in _OBJECTIVES if k in metrics)
-    return f"{name}: {outcome}, {shown}"
+def sweep_report(
+    results: "Sequence[Result]", failed: int, objective: str | None, seconds: float, least_is_best: bool
+) -> str:
+    """Return the counts of a sweep, its best ten runs and how to see them.
 
-
-def sweep_report(results: "Sequence[Result]", failed: int, seconds: float) -> str:
-    """Return the counts of a sweep, its best ten runs and how to see them."""
-    counts = Counter(r.outcome for r in results) + Counter(failed=failed)
-    lines = [f"\n{sum(counts.values())} runs in {seconds:.1f} s: " + ", ".join(f"{n} {k}" for k, n in counts.items())]
-    measured = [r for r in results if r.outcome != "diverged"]
-    objective = next((k for k in _OBJECTIVES if any(k in r.metrics for r in measured)), None)
-    if objective is not None:
-        best = sorted((r for r in measured if objective in r.metrics), key=lambda r: r.metrics[objective])[:10]
-        width = max(len(r.name) for r in best)
-        lines += [f"{r.name:{width}}  {objective} {r.metrics[objective]:.6g}  {r.run_id or ''}".rstrip() for r in best]
+    Args:
+        results: of the runs that did not fail.
+        failed: how many did.
+        objective: the metric that they are ordered by.
+        seconds: that the sweep took.
+        least_is_best: else the largest.
+    """
+    outcomes = Counter(r.outcome for r in results)
+    counts = {k: outcomes[k] for k in ("completed", "diverged", "stopped")} | {"failed": failed}
+    shown = ", ".join(f"{n} {k}" for k, n in counts.items() if n or k == "completed")
+    stacked = sum(r.stacked for r in results)
+    lines = [
+        f"\n{len(results) + failed} runs in {seconds:.1f} s, {stacked} of them as one program with others: {shown}"
+    ]
+    measured = [r for r in results if r.outcome != "diverged" and r.objective is not None]
+    best = sorted(measured, key=lambda r: r.objective if least_is_best else -r.objective)[:10]  # type: ignore[operator,arg-type,return-value]
+    width = max((len(r.name) for r in best), default=0)
+    lines += [f"{r.name:{width}}  {objective} {r.objective:.6g}  {r.run_id or ''}".rstrip() for r in best]
+    if best:
+        lines.append(
+            f"Best: {best[0].name}, {objective} {best[0].objective:.6g}"
+            + (f" ({best[0].run_id})" if best[0].run_id else "")
+        )
     if results and results[0].uri:
         lines.append(f"See them: {_where(results[0].uri)}")
     return "\n".join(lines)
+
+
+def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
+    """Print the errors of the jobs that failed: each traceback of the user's own code once, and a line for each job."""
+    seen = set()
+    for _, error in failed:
+        if not isinstance(error, Refusal) and (key := (type(error), str(error))) not in seen:
+            seen.add(key)
+            traceback.print_exception(error)
+    for job, error in failed:
+        line = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"gdexp: job {job.number} ({job.name}) failed: {line}", file=sys.stderr)
+
+
+def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", most: int = 100) -> str:
+    """Return the jobs of a sweep by packs, and how each pack would be trained."""
+    lines, jobs, packs = [], 0, 0
+    for members, how in planned:
+        jobs, packs = jobs + len(members), packs + 1
+        lines.append(f"{len(members)} runs {how}" if len(members) > 1 else "1 run")
+        lines += [f"  {job.number}  {job.name or ''}".rstrip() for job in members[:most]]
+        lines += [f"  … and {len(members) - most} more"] if len(members) > most else []
+    return "\n".join([f"{jobs} jobs in {packs} pack{'s' * (packs > 1)}; nothing is trained", *lines])
 
 
 def say(text: str) -> None:

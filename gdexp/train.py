@@ -1,4 +1,4 @@
-"""The training loop, written once. It knows neither configs nor files nor MLflow.
+"""The training loop, written once, for one run or for several that train as one. It knows no config, file or MLflow.
 
 for epoch in train(learner, data, epochs=100, batch_size=64, seed=0):
     print(epoch.epoch, epoch.train_loss)
@@ -21,7 +21,7 @@ from gdexp.schedule import Schedule
 from gdexp.watch import Watch
 
 _EVALUATION_BATCHES = 8  # how many batches go through at once where no gradients are kept
-OnStep = Callable[[int, Mapping[str, Tensor]], object]
+OnStep = Callable[[int, Mapping[str, Tensor], Sequence[int | None]], object]
 
 
 class Learner(Protocol):
@@ -37,6 +37,27 @@ class Learner(Protocol):
         """Return the live tensors that make up the weights, buffers included, by name."""
 
 
+class Learners(Learner, Protocol):
+    """Several runs as one learner: each measure is (runs,), each tensor of the weights (runs, …)."""
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the runs at these places only."""
+
+
+class Run(NamedTuple):
+    """What each of several runs has for itself.
+
+    Args:
+        seed: of the order of the rows, see `gdexp.data.order`.
+        schedule: of the learning rate; `lr` is recorded.
+        watch: stops the run and keeps the best weights.
+    """
+
+    seed: int = 0
+    schedule: Schedule | None = None
+    watch: Watch | None = None
+
+
 class Epoch(NamedTuple):
     """What one pass over the training rows gave.
 
@@ -45,12 +66,16 @@ class Epoch(NamedTuple):
         metrics: `train_loss`, measured before the updates; `val_loss` and the like, measured after.
         diverged: the run ended here, and its weights are those that began its last sound epoch.
         stopped: why the run ended here before its time, if it did.
+        last: the run ended here.
+        run: which of several, from 0.
     """
 
     epoch: int
     metrics: dict[str, float]
     diverged: bool = False
     stopped: str | None = None
+    last: bool = False
+    run: int = 0
 
     @property
     def train_loss(self) -> float:
@@ -62,137 +87,260 @@ def train(
     learner: Learner,
     data: TensorData,
     *,
-    epochs: int,
-    batch_size: int | None = None,
-    accumulate: int = 1,
     seed: int = 0,
-    divergence_factor: float | None = 1e8,
-    max_steps: int | None = None,
-    max_seconds: float | None = None,
     schedule: Schedule | None = None,
-    average: Average | None = None,
     watch: Watch | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    record: Collection[str] = (),
-    on_step: OnStep | None = None,
+    **options: Any,
 ) -> Iterator[Epoch]:
-    """Train, and yield each epoch when it is over.
-
-    A run diverges when its train_loss L_e isn't finite or L_e > divergence_factor · (1 + |L_1|).
+    """Train one run, and yield each epoch when it is over.
 
     Args:
         learner: updated in place.
         data: on the learner's device.
+        seed: as in `Run`.
+        schedule: likewise.
+        watch: likewise.
+        options: those of `train_together`.
+    """
+    for [epoch] in train_together(learner, data, [Run(seed, schedule, watch)], **options):
+        yield epoch
+
+
+def train_together(
+    learner: Learner | Learners,
+    data: TensorData,
+    runs: Sequence[Run],
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    divergence_factor: float | None = 1e8,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    average: Average | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    record: Collection[str] = (),
+    on_step: OnStep | None = None,
+) -> Iterator[list[Epoch]]:
+    """Train one run or several, and yield each epoch of those that were in it when it is over.
+
+    A run diverges when its train_loss L_e isn't finite or L_e > divergence_factor · (1 + |L_1|).
+    One that has ended, so or otherwise, disturbs no other; what it left is cut off when that pays.
+
+    Args:
+        learner: updated in place; of several runs, if there are several.
+        data: on the learner's device.
+        runs: what they have each for itself.
         epochs: passes over the training rows.
         batch_size: rows a batch; None: all.
         accumulate: batches a step.
-        seed: of the order of the rows, see `gdexp.data.order`.
         divergence_factor: None: only a loss that isn't finite ends the run.
         max_steps: end after so many steps, within an epoch too.
         max_seconds: stop after so long, likewise.
-        schedule: of the learning rate; `lr` is recorded.
         average: of the weights, measured on validation rows as `val_…_ema`.
-        watch: stops the run and keeps the best weights.
         metrics: of validation rows, beside those of `learner.evaluate`.
         record: names of `gdexp.measures`.
-        on_step: called after each step with its number and its measures.
+        on_step: called after each step with its number, its measures, and the run at each place.
     """
-    batches = Batches(data.train, batch_size)
-    live = list(learner.weights().values())
-    begun = [t.detach().clone() for t in live]  # the weights that began this epoch,
-    before = [t.clone() for t in begun]  # and those that began the one before
-    limit, done, deadline = math.inf, 0, math.inf if max_seconds is None else time.monotonic() + max_seconds
+    batches, weights = Batches(data.train, batch_size), _Weights(learner, len(runs) > 1)
+    at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
+    limits, done = [math.inf] * len(runs), 0
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
-        begun, before = before, begun
-        _copy(live, begun)
+        weights.begin_epoch()
+        scheduled = [schedule for i in at if i is not None and (schedule := runs[i].schedule) is not None]
         steps: list[tuple[int, Mapping[str, Tensor]]] = []
-        for n, parts in groups(batches(seed, epoch), accumulate):
+        for n, parts in groups(batches(_seeds(runs, at), epoch), accumulate):
             measures = learner.train_step(*parts)
             steps.append((n, measures))
             done += 1
-            if schedule is not None:
+            for schedule in scheduled:
                 schedule.after_step()
             if average is not None:
                 average.after_step()
             if on_step is not None:
-                on_step(done, measures)
+                on_step(done, measures, at)
             if done == max_steps or time.monotonic() >= deadline:
                 break
-        found = _means(steps)
+        found = _means(steps, len(at))  # of each run
         trained = time.perf_counter() - started
-        loss = found["train_loss"]
-        if schedule is not None:
-            found["lr"] = schedule.used
-        if not math.isfinite(loss) or loss > limit:
-            _copy(begun if all(map(_finite, begun)) else before, live)
-            yield Epoch(epoch, found, diverged=True)
+        finished: list[Epoch] = []
+        for place, i in _there(at):
+            if (own_rate := runs[i].schedule) is not None:
+                found[place]["lr"] = own_rate.used
+            loss = found[place]["train_loss"]
+            if not math.isfinite(loss) or loss > limits[i]:
+                weights.restore(place)
+                finished.append(Epoch(epoch, found[place], True, None, True, i))
+                at[place] = None
+            elif epoch == 1 and divergence_factor is not None:
+                limits[i] = divergence_factor * (1 + abs(loss))
+        if data.val is not None and any(i is not None for i in at):
+            several = len(at) if len(runs) > 1 else None
+            validated = _validated(learner, data.val, batch_size, metrics, average, several)
+            for own, measured in zip(found, validated, strict=True):
+                own |= measured
+        late = f"trainer.max_seconds={max_seconds:g} are over" if time.monotonic() >= deadline else None
+        for place, i in _there(at):
+            own, run = found[place], runs[i]
+            if record:
+                whole = time.perf_counter() - started
+                own |= after_epoch(record, weights.of(place), sum(n for n, _ in steps), trained, whole)
+            if run.schedule is not None:
+                run.schedule.after_epoch(own)
+            stopped = late
+            if run.watch is not None:
+                seen = weights.measured(run.watch.monitor, place, average, len(steps))
+                stopped = run.watch.see(epoch, own, seen) or late
+            last = stopped is not None or epoch == epochs or done == max_steps
+            finished.append(Epoch(epoch, own, False, stopped, last, i))
+            at[place] = None if last else i
+        yield sorted(finished, key=lambda e: e.run)
+        if not any(i is not None for i in at):
             return
-        if epoch == 1 and divergence_factor is not None:
-            limit = divergence_factor * (1 + abs(loss))
-        if data.val is not None:
-            found |= _validated(learner, data.val, batch_size, metrics, average)
-        if record:
-            found |= after_epoch(record, live, sum(n for n, _ in steps), trained, time.perf_counter() - started)
-        if schedule is not None:
-            schedule.after_epoch(found)
-        stopped = None
-        if watch is not None:
-            stopped = watch.see(epoch, found, _measured_weights(watch, live, begun, average, len(steps)))
-        if stopped is None and time.monotonic() >= deadline:
-            stopped = f"trainer.max_seconds={max_seconds:g} are over"
-        yield Epoch(epoch, found, stopped=stopped)
-        if stopped or done == max_steps:
-            return
+        at = _compacted(at, learner, weights, average)
 
 
 def evaluate(
-    learner: Learner, split: Any, batch_size: int | None = None, metrics: Mapping[str, Metric] | None = None
-) -> dict[str, float]:
-    """Return the learner's measures on a split, means over its rows, and further metrics of the whole."""
+    learner: Learner,
+    split: Any,
+    batch_size: int | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    runs: int | None = None,
+) -> list[dict[str, float]]:
+    """Return each run's measures on a split, means over its rows, and further metrics of the whole.
+
+    Args:
+        learner: of one run or of several.
+        split: the rows.
+        batch_size: that of training; None: all.
+        metrics: of the whole split.
+        runs: how many, where there are several.
+    """
     outputs: list[tuple[Tensor, Tensor]] = []
     keep = (outputs,) if metrics else ()
     batches = Batches(split, _EVALUATION_BATCHES * batch_size if batch_size else None)
-    found = _means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)])
+    found = _means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)], runs or 1)
     if metrics:
-        output, target = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-        found |= {name: float(metric(output, target)) for name, metric in metrics.items()}
+        target = torch.cat([t for _, t in outputs])
+        whole = [o if runs else o[None] for o, _ in outputs]  # (runs, rows, …)
+        for own, output in zip(found, torch.cat(whole, dim=1), strict=True):
+            own |= {name: float(metric(output, target)) for name, metric in metrics.items()}
     return found
 
 
 def _validated(
-    learner: Learner, split: Any, size: int | None, metrics: Mapping[str, Metric] | None, average: Average | None
-) -> dict[str, float]:
-    found = {f"val_{k}": v for k, v in evaluate(learner, split, size, metrics).items()}
+    learner: Learner,
+    split: Any,
+    size: int | None,
+    metrics: Mapping[str, Metric] | None,
+    average: Average | None,
+    runs: int | None,
+) -> list[dict[str, float]]:
+    found = [{f"val_{k}": v for k, v in own.items()} for own in evaluate(learner, split, size, metrics, runs)]
     if average is not None:
         with average.in_place():
-            found |= {f"val_{k}_ema": v for k, v in evaluate(learner, split, size, metrics).items()}
+            for own, measured in zip(found, evaluate(learner, split, size, metrics, runs), strict=True):
+                own |= {f"val_{k}_ema": v for k, v in measured.items()}
     return found
 
 
-def _measured_weights(
-    watch: Watch, live: Sequence[Tensor], begun: Sequence[Tensor], average: Average | None, steps: int
-) -> Sequence[Tensor]:
-    """Return the weights that the monitor was measured with: a lone step's loss is that of the weights before it."""
-    if average is not None and watch.monitor.endswith("_ema"):
-        return list(average.weights.values())
-    return begun if watch.monitor.startswith("train_") and steps == 1 else live
+class _Weights:
+    """The live weights, those that began this epoch, and those that began the one before."""
+
+    def __init__(self, learner: Learner, many: bool) -> None:
+        self._many = many
+        self._live = list(learner.weights().values())
+        self._begun = [t.detach().clone() for t in self._live]
+        self._before = [t.clone() for t in self._begun]
+
+    def begin_epoch(self) -> None:
+        self._begun, self._before = self._before, self._begun
+        _copy(self._live, self._begun)
+
+    def of(self, place: int) -> Sequence[Tensor]:
+        """Return the live weights of one run."""
+        return self._at(place, self._live)
+
+    def restore(self, place: int) -> None:
+        """Give one run the last finite weights that began an epoch."""
+        begun = self._at(place, self._begun)
+        _copy(begun if all(map(_finite, begun)) else self._at(place, self._before), self._at(place, self._live))
+
+    def measured(self, monitor: str, place: int, average: Average | None, steps: int) -> Sequence[Tensor]:
+        """Return the weights that the monitor was measured with: a lone step's loss is that of those before it."""
+        if average is not None and monitor.endswith("_ema"):
+            return self._at(place, list(average.weights.values()))
+        return self._at(place, self._begun if monitor.startswith("train_") and steps == 1 else self._live)
+
+    def keep(self, learner: Learner, places: Tensor) -> None:
+        """Go on with the runs at these places."""
+        self._live = list(learner.weights().values())
+        self._begun, self._before = ([t[places.to(t.device)] for t in side] for side in (self._begun, self._before))
+
+    def _at(self, place: int, side: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [t[place] for t in side] if self._many else side
 
 
-def _means(steps: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, float]:
-    """Average each measure over its batches, weighted by their rows; the host waits here, once an epoch."""
-    if len(steps) == 1:
-        return {name: value.item() if isinstance(value, Tensor) else value for name, value in steps[0][1].items()}
+def _there(at: Sequence[int | None]) -> list[tuple[int, int]]:
+    """Return place and number of the runs that haven't ended."""
+    return [(place, i) for place, i in enumerate(at) if i is not None]
+
+
+def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
+    """Return the seed of each place, one for all where the runs have no orders of their own."""
+    if len({run.seed for run in runs}) == 1:
+        return runs[0].seed
+    return [runs[0 if i is None else i].seed for i in at]
+
+
+def _compacted(at: list[int | None], learner: Learner, weights: _Weights, average: Average | None) -> list[int | None]:
+    """Cut off the runs that have ended once they are half of all; two stay, for one alone may round differently."""
+    places = [place for place, _ in _there(at)]
+    if len(at) <= 2 or 2 * len(places) > len(at) or not hasattr(learner, "keep"):
+        return at
+    places = (places + [place for place, i in enumerate(at) if i is None])[: max(len(places), 2)]
+    index = torch.tensor(places)
+    learner.keep(index)
+    weights.keep(learner, index)
+    if average is not None:
+        average.keep(learner.weights(), index)
+    return [at[place] for place in places]
+
+
+def _means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[dict[str, float]]:
+    """Average each run's measures over its batches, weighted by their rows; the host waits here, once an epoch."""
     names = dict.fromkeys(name for _, measures in steps for name in measures)
-    means = {}
+    columns = {}
     for name in names:
-        there = [(n, torch.as_tensor(measures[name]).detach()) for n, measures in steps if name in measures]
-        values = torch.stack([value for _, value in there]).tolist()
-        total = 0.0
-        for (n, _), value in zip(there, values, strict=True):
-            total += n * value
-        means[name] = total / sum(n for n, _ in there)
-    return means
+        there = [(n, measures[name]) for n, measures in steps if name in measures]
+        values = [_numbers(value, count) for value in _together([value for _, value in there])]
+        if len(values) == 1:
+            columns[name] = values[0]
+            continue
+        total = sum(n for n, _ in there)
+        columns[name] = [_weighted(run, there) / total for run in zip(*values, strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _weighted(values: Sequence[float], there: Sequence[tuple[int, Any]]) -> float:
+    total = 0.0
+    for (n, _), value in zip(there, values, strict=True):
+        total += n * value
+    return total
+
+
+def _together(values: Sequence[Tensor]) -> list[Any]:
+    """Bring the values of all steps to the host at once."""
+    if len(values) == 1:
+        return [values[0].tolist() if isinstance(values[0], Tensor) else values[0]]
+    return torch.stack([torch.as_tensor(value).detach() for value in values]).tolist()
+
+
+def _numbers(value: Any, count: int) -> list[float]:
+    """Return one number a run."""
+    return value if isinstance(value, list) else [value] * count
 
 
 @torch.no_grad()

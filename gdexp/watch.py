@@ -1,11 +1,15 @@
 """One metric followed over the epochs: when to stop, and which weights were best."""
 
 from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gdexp.config.refusal import Refusal, nearest
-from gdexp.metrics import LARGER_IS_BETTER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# the metrics of gdexp.metrics of which more is better
+LARGER_IS_BETTER = ("accuracy", "f1", "auroc", "r2", "top_")
 
 
 class Watch:
@@ -34,7 +38,7 @@ class Watch:
         self.weights: list[Tensor] = []  # those of the best epoch
         self._reference, self._waited = float("inf"), 0
 
-    def see(self, epoch: int, metrics: Mapping[str, float], weights: Sequence[Tensor]) -> str | None:
+    def see(self, epoch: int, metrics: Mapping[str, float], weights: "Sequence[Tensor]") -> str | None:
         """Take an epoch's metrics and weights; return why to stop, if there is a reason."""
         if self.monitor not in metrics:
             raise Refusal(f"`trainer.monitor`: this run has no {self.monitor!r}{nearest(self.monitor, metrics)}")

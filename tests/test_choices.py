@@ -124,7 +124,7 @@ def files(here):
 
 
 def _data_for(words: list[str]) -> str:
-    kind = resolve("loss", compose(words)[0].config.loss._target_)
+    kind = resolve("loss", compose(words)[0].config["loss"]["_target_"])
     if not isinstance(kind, type):
         return "line"
     return "iris" if issubclass(kind, fit.CLASSES) else "moons" if issubclass(kind, fit.TWO_VALUES) else "line"

@@ -115,7 +115,7 @@ def test_every_optimizer_of_torch_is_an_option_with_torchs_defaults():
 
     assert set(options("optimizer")) == set(OPTIMIZERS) | {"custom", "none"}
     for name, (kind, changed) in OPTIMIZERS.items():
-        node = dict(compose([f"optimizer={name}"])[0].config.optimizer)
+        node = dict(compose([f"optimizer={name}"])[0].config["optimizer"])
         assert node.pop("_target_") == f"torch.optim.{kind.__name__}" and node.pop("param_groups") is None
         defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items() if k not in SWITCHES}
         assert {k: tuple(v) if isinstance(defaults[k], tuple) else v for k, v in node.items()} == defaults | changed

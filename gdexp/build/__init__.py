@@ -21,9 +21,7 @@ from gdexp.data.identity import Identity
 from gdexp.learner import OneRun
 from gdexp.metrics import Metric
 from gdexp.objectives import Objective
-from gdexp.schedule import Schedule
-from gdexp.train import Learner
-from gdexp.watch import Watch
+from gdexp.train import Learner, Run
 
 SMALL_WORK = 1e6  # parameters × rows a step, below which one CPU thread is quickest
 _LONGEST_POINT = 1000  # numbers in the largest model whose path is kept
@@ -33,16 +31,17 @@ _OF_ONE_RUN = {"accumulate": 1, "clip_norm": None, "clip_value": None, "autocast
 
 
 class Parts(NamedTuple):
-    """All that one run trains with."""
+    """All that one run trains with, or several that train as one."""
 
     config: dict[str, Any]  # resolved, the model's sizes filled in
     data: TensorData  # on the device
     identity: Identity
     learner: Learner
     model: Any  # what hooks are shown
-    schedule: Schedule | None
+    loss: Any
+    runs: list[Run]  # one, or several that train as one
     average: Average | None
-    watch: Watch | None
+    accuracy: Metric | None
     metrics: dict[str, Metric]
     hooks: list[Callable[..., object]]
     threads: int
@@ -68,7 +67,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
         if config[group]["_target_"] is not None:
             config = config | {group: fit.sized(group, config[group], data, loss)}
     rows.seed_everything(config["seed"])
-    model = _model(config, loss, options)
+    model = make_model(config, loss, options)
     data = fit.fitted(data, model, loss, config) if model is not None else data
     work = sum(p.numel() for p in model.parameters()) if model is not None else 0
     work *= trainer["batch_size"] or rows.count(data) or 1
@@ -76,31 +75,32 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     if model is not None:
         model.to(device, dtype)
     loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
-    optimizer = updates.make_optimizer(config["optimizer"], model)
+    optimizer = None
+    if config["optimizer"]["_target_"] is not None and model is not None:
+        optimizer = updates.make_optimizer(config["optimizer"], dict(model.named_parameters()))
     updates.check_sparse(optimizer, model, loss, data)
     data = fit.each(data, lambda batch: fit.moved(batch, device, dtype))
     rows.prepare_loaders(data, trainer, device)
     metrics, accuracy = watching.make_metrics(config["metrics"], loss, data)
     learner: Learner
     if config["learner"]["_target_"] is None:
-        assert model is not None  # _model refused
+        assert model is not None  # make_model refused
         step = updates.make_step(optimizer, trainer, device)
         autocast = trainer["autocast"] and getattr(torch, trainer["autocast"])
         learner = OneRun(model, loss, step, accuracy=accuracy, autocast=autocast, compiled=trainer["compile"])
     else:
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "device": device, "dtype": dtype}
         learner = _own_learner(config, parts)
-    watch = watching.make_watch(trainer, data, loss, metrics)
-    length = rows.length(data, trainer, config["scheduler"]["interval"])
     return Parts(
         config,
         data,
         identity,
         learner,
         learner if model is None else model,
-        updates.make_schedule(config["scheduler"], optimizer, length, watch),
+        loss,
+        [updates.make_run(config, data, loss, metrics, optimizer)],
         None if trainer["ema"] is None else Average(learner.weights(), trainer["ema"]),
-        watch if any(trainer[k] is not None for k in ("monitor", "patience", "target")) else None,
+        accuracy,
         metrics,
         [targets.resolve(f"trainer.on_epoch[{i}]", name) for i, name in enumerate(trainer["on_epoch"])],
         _threads(trainer["threads"], work),
@@ -120,7 +120,7 @@ def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
     return functools.partial(target, **arguments) if arguments else target
 
 
-def _model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str | None]) -> nn.Module | None:
+def make_model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str | None]) -> nn.Module | None:
     """Return the model, None where a learner of the user's own needs none."""
     own_learner = config["learner"]["_target_"] is not None
     if config["model"]["_target_"] is None:

@@ -10,29 +10,30 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gdexp.build import fit
+from gdexp.build import fit, rows
+from gdexp.build.watching import make_watch
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
+from gdexp.metrics import Metric
 from gdexp.schedule import Schedule
 from gdexp.step import Step
+from gdexp.train import Run
 from gdexp.watch import Watch
 
 
-def make_optimizer(node: Mapping[str, Any], model: nn.Module | None) -> Optimizer | None:
-    """Return the optimizer over the model's parameters; None where there is nothing to optimize."""
-    if node["_target_"] is None or model is None:
-        return None
-    optimizer = targets.build("optimizer", own("optimizer", node), _groups(node["param_groups"], model))
+def make_optimizer(node: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> Optimizer:
+    """Return the optimizer over parameters by name."""
+    optimizer = targets.build("optimizer", own("optimizer", node), _groups(node["param_groups"], parameters))
     if not isinstance(optimizer, Optimizer):
         raise Refusal(f"`optimizer._target_` must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
     return optimizer
 
 
-def _groups(patterns: dict[str, dict[str, Any]] | None, model: nn.Module) -> list[Any]:
+def _groups(patterns: dict[str, dict[str, Any]] | None, parameters: Mapping[str, nn.Parameter]) -> list[Any]:
     """Return the parameters, or groups of them: each belongs to the first pattern found in its name."""
-    rest = dict(model.named_parameters())
+    rest = dict(parameters)
     if not rest:
         return [nn.Parameter(torch.zeros(()))]  # a model of buffers only
     if not patterns:
@@ -78,6 +79,18 @@ def make_step(optimizer: Optimizer | None, trainer: Mapping[str, Any], device: t
     if step.needs_closure and scaled:
         raise Refusal("`trainer.autocast=float16` scales the loss, which this optimizer can't; use bfloat16")
     return step
+
+
+def make_run(
+    config: Mapping[str, Any], data: TensorData, loss: Any, metrics: Mapping[str, Metric], optimizer: Optimizer | None
+) -> Run:
+    """Return what a run has for itself: its seed, its schedule and what watches it."""
+    trainer = config["trainer"]
+    watch = make_watch(trainer, data, loss, metrics)
+    length = rows.length(data, trainer, config["scheduler"]["interval"])
+    schedule = make_schedule(config["scheduler"], optimizer, length, watch)
+    watched = any(trainer[k] is not None for k in ("monitor", "patience", "target"))
+    return Run(config["seed"], schedule, watch if watched else None)
 
 
 def make_schedule(node: Mapping[str, Any], optimizer: Optimizer | None, length: int | None, watch: Watch) -> Any:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.sources import options
@@ -45,6 +43,10 @@ _BOOLEAN = ("true or false", lambda v: isinstance(v, bool))
 _SHARE = _number("in [0, 1) or a number of rows", lambda v: 0 <= v < 1 or (v >= 1 and v == int(v)))
 
 _MEASURES = ("grad_norm", "update_norm", "weight_norm", "rows_per_second", "epoch_seconds", "peak_memory")
+
+GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "learner", "trainer", "tracking")
+_NODES = (*GROUPS, "sweep")
+_UNTARGETED = ("trainer", "tracking", "sweep")  # all their keys stand in RULES
 
 # key: (the rule in words, whether a value keeps it)
 RULES: dict[str, tuple[str, Any]] = {
@@ -89,6 +91,15 @@ RULES: dict[str, tuple[str, Any]] = {
     "tracking.uri": _or_null(_TEXT),
     "tracking.experiment": _or_null(_TEXT),
     "tracking.writer": _among("auto", "client", "none"),
+    "sweep.samples": _or_null(_whole(1)),
+    "sweep.seed": _whole(0, 2**32),
+    "sweep.each": ("a mapping of options to axes, or null", lambda v: v is None or isinstance(v, dict)),
+    "sweep.plan": _BOOLEAN,
+    "sweep.stack": _among("auto", "never"),
+    "sweep.chunk": ("auto or a whole number from 2", lambda v: v == "auto" or _whole(2)[1](v)),
+    "sweep.on_error": _among("continue", "stop"),
+    "sweep.objective": _or_null(_TEXT),
+    "sweep.objective_at": _among("last", "best"),
 }
 
 # keys of ours beside the arguments of a target, and what an option that doesn't name them gets
@@ -98,6 +109,8 @@ OWN: dict[str, dict[str, Any]] = {
     "scheduler": {"interval": "epoch", "warmup": 0, "warmup_start_factor": 1 / 3},
 }
 
+_OF_GROUP = {g: [k.partition(".")[2] for k in RULES if k.startswith(f"{g}.")] for g in _NODES}
+
 # of an optimizer's hyperparameters, beyond "finite and not negative"
 RANGES = {
     "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
@@ -105,63 +118,68 @@ RANGES = {
     "alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
 }
 
-GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "learner", "trainer", "tracking")
-_UNTARGETED = ("trainer", "tracking")  # all their keys stand in RULES
+
+Sound = dict[tuple[str, int], Any]  # nodes found sound, by the kind of check and their id
 
 
-def check(config: DictConfig) -> dict[str, Any]:
-    """Refuse values that can't be trained with, and return the config resolved, in plain containers.
+def check(config: dict[str, Any], sound: Sound | None = None) -> dict[str, Any]:
+    """Refuse values that can't be trained with, and return the config with those keys of ours that it lacks.
 
     Nothing is imported here that a `_target_` names; that is `check_targets`.
 
     Args:
-        config: one run's, as composed.
+        config: one run's, as composed, in plain containers.
+        sound: takes and gives what was found sound, so that nodes which jobs of a sweep share are checked once.
 
     Raises:
         Refusal: names the key as it is typed, the rule, the value and what is allowed.
     """
     _check_groups(config)
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise Refusal(f"`{missing[0]}` is missing: add {missing[0]}=…")
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    for group, defaults in OWN.items():
-        plain[group] |= {k: v for k, v in defaults.items() if k not in plain[group]}
-    for key, value in leaves(plain):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Refusal(f"`{key}` must be finite, got {value}")
-    for key, (rule, keeps) in RULES.items():
-        group, _, name = key.rpartition(".")
-        node = plain[group] if group else plain
-        if name not in node:
-            raise Refusal(f"`{key}` is missing: add {key}=…")
-        if not keeps(node[name]):
-            raise Refusal(f"`{key}` must be {rule}, got {node[name]!r}")
-    for group in _UNTARGETED:
-        _check_own(group, plain[group])
-    return plain
+    whole = filled(config)
+    for name in ("seed", "metrics"):
+        _check_leaves({name: whole.get(name)})
+        _check_rule(name, whole, name)
+    for group in _NODES:
+        if not _is_sound(sound, "rules", node := whole[group]):
+            _check_leaves({group: node})
+            check_own(group, node)
+            _note(sound, "rules", node)
+    return whole
 
 
-def check_targets(plain: Mapping[str, Any]) -> None:
+def filled(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with those keys of ours that its options don't name."""
+    lacking = {g: own for g, own in OWN.items() if not own.keys() <= config[g].keys()}
+    return config | {group: {**defaults, **config[group]} for group, defaults in lacking.items()}
+
+
+def check_targets(plain: Mapping[str, Any], sound: Sound | None = None) -> None:
     """Refuse targets that aren't there and arguments that they don't take.
 
     Args:
         plain: as `check` returned it.
+        sound: likewise.
 
     Raises:
         Refusal: likewise. An exception of the user's own module passes.
     """
     for group in GROUPS:
-        if group in _UNTARGETED:
-            continue
-        if (node := plain[group])["_target_"] is not None:
-            targets.check_arguments(group, own(group, node), _supplied(group, node["_target_"]))
-        elif group == "data":
-            raise Refusal("`data._target_` must be a dotted name as my_module.load, got None")
-    _check_optimizer(plain["optimizer"])
+        if group not in _UNTARGETED and not _is_sound(sound, "targets", plain[group]):
+            _check_target(group, plain[group])
+            _note(sound, "targets", plain[group])
     if plain["scheduler"]["interval"] == "step" and str(plain["scheduler"]["_target_"]).endswith(".ReduceLROnPlateau"):
         raise Refusal("`scheduler.interval` must be epoch: a plateau is seen in the metrics of epochs")
     for i, hook in enumerate(plain["trainer"]["on_epoch"]):
         targets.resolve(f"trainer.on_epoch[{i}]", hook)
+
+
+def _check_target(group: str, node: Mapping[str, Any]) -> None:
+    if node["_target_"] is not None:
+        targets.check_arguments(group, own(group, node), _supplied(group, node["_target_"]))
+    elif group == "data":
+        raise Refusal("`data._target_` must be a dotted name as my_module.load, got None")
+    if group == "optimizer":
+        _check_optimizer(node)
 
 
 def own(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,23 +199,51 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
                 yield from leaves({f"{key}[{i}]": v for i, v in enumerate(value)})
 
 
-def _check_groups(config: DictConfig) -> None:
-    for group in GROUPS:
-        node = config._get_node(group)
-        if node is None or not isinstance(node, DictConfig) or node._is_none():
-            raise Refusal(f"`{group}` must be one of {', '.join(options(group))}")
-        if group not in _UNTARGETED and node._get_node("_target_") is None:
+def _is_sound(sound: Sound | None, kind: str, node: Any) -> bool:
+    return sound is not None and sound.get((kind, id(node))) is node
+
+
+def _note(sound: Sound | None, kind: str, node: Any) -> None:
+    if sound is not None:
+        sound[kind, id(node)] = node
+
+
+def _check_leaves(node: Mapping[str, Any]) -> None:
+    for key, value in leaves(node):
+        if value == "???":
+            raise Refusal(f"`{key}` is missing: add {key}=…")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refusal(f"`{key}` must be finite, got {value}")
+
+
+def _check_groups(config: Mapping[str, Any]) -> None:
+    for group in _NODES:
+        if not isinstance(node := config.get(group), dict):
+            choices = f"one of {', '.join(options(group))}" if group in GROUPS else "a mapping"
+            raise Refusal(f"`{group}` must be {choices}")
+        if group not in _UNTARGETED and "_target_" not in node:
             raise Refusal(f"`{group}._target_` is missing: add +{group}._target_=my_module.name")
-    for key in map(str, config):
-        if key not in (*GROUPS, "seed", "metrics"):
-            raise Refusal(f"`{key}` is not a key{nearest(key, [*GROUPS, 'seed', 'metrics'])}")
+    for key in config:
+        if key not in (*_NODES, "seed", "metrics"):
+            raise Refusal(f"`{key}` is not a key{nearest(key, [*_NODES, 'seed', 'metrics'])}")
 
 
-def _check_own(group: str, node: Mapping[str, Any]) -> None:
-    known = [k.rpartition(".")[2] for k in RULES if k.startswith(f"{group}.")]
-    for name in node:
+def check_own(group: str, node: Mapping[str, Any]) -> None:
+    """Refuse keys of ours that are missing or break their rule and, in a group that has no others, any other key."""
+    known = _OF_GROUP[group]
+    for name in known:
+        _check_rule(f"{group}.{name}", node, name)
+    for name in node if group in _UNTARGETED else ():
         if name not in known:
             raise Refusal(f"`{group}.{name}` is not a key{nearest(str(name), known)}")
+
+
+def _check_rule(key: str, node: Mapping[str, Any], name: str) -> None:
+    rule, keeps = RULES[key]
+    if name not in node:
+        raise Refusal(f"`{key}` is missing: add {key}=…")
+    if not keeps(node[name]):
+        raise Refusal(f"`{key}` must be {rule}, got {node[name]!r}")
 
 
 def _supplied(group: str, name: str) -> int:

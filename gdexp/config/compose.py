@@ -1,9 +1,8 @@
 """From overrides to jobs, through Hydra; and Hydra's refusals in one line each."""
 
-import copy
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -17,9 +16,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from gdexp.config import grid, sources
+from gdexp.config.check import check_own
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.written import is_secret
 
@@ -29,10 +29,12 @@ _HYDRA = threading.RLock()  # Hydra keeps its state in singletons
 class Job(NamedTuple):
     """All that is needed to train one run, here or in another process."""
 
-    config: DictConfig
+    config: dict[str, Any]  # resolved, in plain containers, which jobs of a sweep may share
+    source: dict[str, Any]  # the same before its interpolations were resolved
     options: dict[str, str | None]  # the option chosen in each group
     name: str | None  # what was varied; None: nothing was
     sweep: str | None  # the sweep it belongs to
+    number: int = 1  # in that sweep
 
 
 def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = False) -> list[Job]:
@@ -57,7 +59,7 @@ def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = F
             if multirun or whole.hydra.mode == RunMode.MULTIRUN:
                 study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()])
                 typed = {o.get_key_element() for o in parsed}  # which wins over a study's own axis
-                return _grid([*(o for o in study if o.get_key_element() not in typed), *parsed])
+                return _grid([*(o for o in study if o.get_key_element() not in typed), *parsed], _sweep(whole))
             if any(o.is_sweep_override() for o in parsed):  # Hydra refuses several values of one key
                 hydra_compose("config", list(overrides), return_hydra_config=True)
             return [job(whole, whole.hydra, [o.get_key_element() for o in parsed])]
@@ -76,31 +78,51 @@ def _fixed(parsed: Iterable[Override]) -> list[str]:
     return [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
 
 
-def _grid(parsed: Sequence[Override]) -> list[Job]:
-    """Compose every point of a grid: by Hydra for each choice of options, by plain values on a copy of that."""
-    axes, fixed, sweep = grid.axes(parsed), _fixed(parsed), uuid4().hex
-    plain = [_is_plain(axis.key) for axis in axes]
+def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
+    """Compose every point of a sweep: by Hydra for each choice of options, by plain values on a copy of that."""
+    swept = [o for o in parsed if o.is_sweep_override()]
+    if wrong := [o.get_key_element() for o in swept if o.get_key_element().partition(".")[0] in ("sweep", "hydra")]:
+        raise Refusal(f"`{wrong[0]}` is one for the whole sweep and can't be swept")
+    fixed, identity = _fixed(parsed), uuid4().hex
     bases: dict[tuple[str, ...], Job] = {}
-    jobs = []
-    for point in grid.points(axes):
-        words = [f"{axis.key}={text}" for axis, (_, text) in zip(axes, point, strict=True)]
-        choice = tuple(word for word, is_plain in zip(words, plain, strict=True) if not is_plain)
+    jobs: list[Job] = []
+    for point in grid.points(swept, sweep):
+        plain = [setting for setting in point if _is_plain(setting)]
+        choice = tuple(f"{s.key}={s.text}" for s in point if s not in plain)
         if choice not in bases:  # with all of the words, so that Hydra refuses a key that isn't there
+            words = [f"{s.key}={s.text}" for s in point]
             whole = hydra_compose("config", [*fixed, *words], return_hydra_config=True)
             bases[choice] = job(whole, whole.hydra, [])
-        config = copy.deepcopy(bases[choice].config)
-        for axis, is_plain, (value, _) in zip(axes, plain, point, strict=True):
-            if is_plain:
-                OmegaConf.update(config, axis.key.lstrip("+"), value, merge=False, force_add=True)
-        texts = {axis.key.lstrip("+"): text for axis, (_, text) in zip(axes, point, strict=True)}
-        jobs.append(Job(config, bases[choice].options, _name(texts), sweep))
+        source = bases[choice].source
+        for setting in plain:
+            source = _with(source, setting.key.lstrip("+").split("."), setting.value)
+        name = _name({s.key.lstrip("+"): s.text for s in point})
+        jobs.append(Job(_resolved(source), source, bases[choice].options, name, identity, len(jobs) + 1))
     return jobs
 
 
-def _is_plain(key: str) -> bool:
-    """Say whether a key is a value in the config, not an option of a group, nor Hydra's."""
-    name = key.lstrip("+")
-    return not (set(name) & set("/@~")) and name not in _groups() and not name.startswith("hydra.")
+def _is_plain(setting: grid.Setting) -> bool:
+    """Say whether a setting replaces a value in the config, and chooses no option and merges no mapping."""
+    name = setting.key.lstrip("+")
+    return not (set(name) & set("/@~[") or isinstance(setting.value, dict)) and name not in sources.groups()
+
+
+def _with(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a config with one value replaced; all else is shared with the one that was given."""
+    inner = node.get(path[0])
+    if len(path) > 1:
+        value = _with(inner if isinstance(inner, dict) else {}, path[1:], value)
+    return {**node, path[0]: value}
+
+
+def _resolved(source: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with its interpolations resolved; `check` names a value that is missing."""
+    if "${" not in str(source):
+        return source
+    try:
+        return OmegaConf.to_container(OmegaConf.create(source), resolve=True)  # type: ignore[return-value]
+    except InterpolationToMissingValueError:
+        return source
 
 
 @contextmanager
@@ -126,14 +148,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         group = override.get_key_element()
         if override.is_delete() and "." in group and not group.startswith("~hydra."):
             raise Refusal(f"`{override.input_line}`: a key can't be taken away; give it a value")
-        if group in _groups() and group != sources.STUDIES and override.value() is None:
+        if group in sources.groups() and group != sources.STUDIES and override.value() is None:
             raise Refusal(f"`{override.input_line}`: choose from {', '.join(sources.options(group))}")
     return parsed
-
-
-def sweep_keys(overrides: Iterable[Override]) -> list[str]:
-    """Return the keys that a sweep varies."""
-    return [o.get_key_element() for o in overrides if o.is_sweep_override()]
 
 
 def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None = None) -> Job:
@@ -146,11 +163,12 @@ def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None
         sweep: id of the sweep, if any.
     """
     config = OmegaConf.masked_copy(config, [k for k in map(str, config) if k != "hydra"])
+    source: Any = OmegaConf.to_container(config, resolve=False)
     options = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     task: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
     typed = dict(o.split("=", 1) for o in task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
-    return Job(config, options, _name(values), sweep)
+    return Job(_resolved(source), source, options, _name(values), sweep)
 
 
 def _name(values: dict[str, str]) -> str | None:
@@ -168,7 +186,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
     """Return a refusal of Hydra's as one line of ours, naming what was typed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if group in _groups():
+        if group in sources.groups():
             return Refusal(f"`{group}={name}` is not an option{nearest(name, sources.options(group))}")
     if isinstance(error, OverrideParseException):
         return Refusal(f"`{error.override}` is not an override: {str(error).splitlines()[0].strip()}")
@@ -181,19 +199,19 @@ def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
             line = override.input_line
             return Refusal(f"`{line}` gives several values: add -m to sweep over them, or [ ] to make them a list")
     if bad := re.search(r"Could not override '([^']+)'", str(error)):
-        chosen = [o.input_line or "" for o in parsed if o.get_key_element() in _groups()]
+        chosen = [o.input_line or "" for o in parsed if o.get_key_element() in sources.groups()]
         return _unknown_key(bad[1], chosen)
     if "Multiple values for" in str(error) or "appears more than once" in str(error):
         return Refusal(str(error).splitlines()[0])
     if bad := re.search(r"Could not override '([^'=]+)=([^']*)'", str(error)):
-        return Refusal(f"`{bad[1]}` is not a group{nearest(bad[1], _groups())}")
+        return Refusal(f"`{bad[1]}` is not a group{nearest(bad[1], sources.groups())}")
     return Refusal(str(error.__cause__ or error).split("full_key")[0])
 
 
 def _unknown_key(key: str, chosen: list[str]) -> Refusal:
     """Return the line for a key that the config lacks, with the nearest one that it has."""
     with _hydra():
-        known = keys(hydra_compose("config", chosen))
+        known = keys(OmegaConf.to_container(hydra_compose("config", chosen), resolve=False))  # type: ignore[arg-type]
     folder, _, name = key.rpartition(".")
     if any(k.startswith(f"{folder}.") for k in known):
         known = [k for k in known if k.startswith(f"{folder}.")]
@@ -204,17 +222,16 @@ def _unknown_key(key: str, chosen: list[str]) -> Refusal:
     return Refusal(f"`{key}` is not a key{hint}")
 
 
-def keys(config: DictConfig) -> list[str]:
+def keys(config: Mapping[str, Any]) -> list[str]:
     """Return the dotted names of a config's leaves."""
     names: list[str] = []
-    for key, value in config.items_ex(resolve=False):
-        name = str(key)
-        if isinstance(value, DictConfig) and value:
-            names += [f"{name}.{inner}" for inner in keys(value)]
-        else:
-            names.append(name)
+    for name, value in config.items():
+        names += [f"{name}.{inner}" for inner in keys(value)] if isinstance(value, Mapping) and value else [str(name)]
     return names
 
 
-def _groups() -> list[str]:
-    return [*sorted(p.name for p in sources.conf_dir().iterdir() if p.is_dir()), sources.STUDIES]
+def _sweep(whole: DictConfig) -> dict[str, Any]:
+    """Return the checked `sweep` node."""
+    node: Any = OmegaConf.to_container(whole.sweep, resolve=True)
+    check_own("sweep", node)
+    return node

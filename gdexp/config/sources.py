@@ -5,13 +5,16 @@ last: they add options and never change the meaning of ours.
 """
 
 import atexit
+import importlib
 import os
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
@@ -54,12 +57,34 @@ def options(group: str) -> list[str]:
     return sorted({p.stem for folder in folders for p in (folder / group).glob("*.yaml")})
 
 
+def groups() -> list[str]:
+    """Return the names of the groups."""
+    return [*_folders(), STUDIES]
+
+
+@cache
+def _folders() -> list[str]:
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
 @cache
 def register() -> None:
     """Make our sources known to Hydra in this process."""
     Plugins.instance().register(_StudySource)
     Plugins.instance().register(_SearchPath)
     OmegaConf.register_new_resolver("gdexp.scratch", _scratch, replace=True)
+    sweeper = {"_target_": "hydra_plugins.gdexp.GdexpSweeper", "params": None}
+    ConfigStore.instance().store("gdexp", sweeper, group="hydra/sweeper", provider="gdexp")
+
+
+def register_sweeper() -> None:
+    """Make our sweeper known to Hydra in this process, and in those that its launchers start."""
+    folder = str(Path(__file__).resolve().parents[1] / "_hydra")
+    sys.path.append(folder)
+    there = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [there, folder]))
+    module = importlib.import_module("hydra_plugins.gdexp")
+    Plugins.instance().register(module.GdexpSweeper)
 
 
 @cache

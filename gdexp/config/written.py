@@ -1,10 +1,11 @@
 """How a config stands in the record: params as one types them, and config.yaml."""
 
+import functools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
 _SECRET_NAME = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
@@ -18,7 +19,7 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in _UNRECORDED}
 
 
-def without_secrets(plain: Mapping[str, Any], config: DictConfig) -> dict[str, Any]:
+def without_secrets(plain: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded part of a config with its secrets left out.
 
     A value that came through `${oc.env:…}` stands as that interpolation, another that repeats it and
@@ -26,11 +27,18 @@ def without_secrets(plain: Mapping[str, Any], config: DictConfig) -> dict[str, A
 
     Args:
         plain: resolved, in plain containers.
-        config: the same before it was resolved.
+        source: the same before it was resolved.
     """
-    raw = OmegaConf.to_container(config, resolve=False)
-    secrets = {str(value) for value, source in _pairs(plain, raw) if _from_environment(source)} - {""}
-    return {k: _masked(k, v, raw.get(k), secrets) for k, v in recorded(plain).items()}  # type: ignore[union-attr]
+    secrets = {str(value) for value, written in _pairs(plain, source) if _from_environment(written)} - {""}
+    return {k: _masked(k, v, source.get(k), secrets) for k, v in recorded(plain).items()}
+
+
+def with_changes(masked: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config changed as another one is, which differs in numbers only."""
+    found: Any = masked
+    for path, value in _changes(recorded(old), recorded(new)):
+        found = _replaced(found, path, value)
+    return found
 
 
 def is_secret(key: str) -> bool:
@@ -43,15 +51,36 @@ def as_yaml(config: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
 
 
-def as_params(config: Mapping[str, Any], options: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the params of a run.
+def pages(
+    configs: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, str | None]]
+) -> list[tuple[dict[str, str], str]]:
+    """Return params and the text of config.yaml for runs whose configs have the same keys.
+
+    Both are written once, and what differs is put into their places.
 
     Args:
-        config: resolved.
-        options: the option chosen in each group.
+        configs: of each run, resolved, with secrets left out.
+        options: chosen in each group.
     """
-    chosen = {g: str(o) for g, o in options.items() if g not in _UNRECORDED and o is not None}
-    return chosen | dict(_typed_leaves(recorded(config)))
+    first = configs[0]
+    changes = [dict(_changes(first, config)) for config in configs]
+    places = {path: f"gdexp-place-{i}-" for i, path in enumerate(dict.fromkeys(p for own in changes for p in own))}
+    marked: Any = recorded(first)
+    for path, mark in places.items():
+        marked = _replaced(marked, path, mark)
+    template = as_yaml(marked)
+    pieces = re.split(r"gdexp-place-\d+-", template) if places else [template]
+    order = sorted(places, key=lambda path: template.index(places[path]))
+    known = [_at(first, path) for path in order]
+    params = dict(_typed_leaves(recorded(first)))
+    found = []
+    for config, own, chosen in zip(configs, changes, options, strict=True):
+        heads = {g: str(o) for g, o in chosen.items() if g not in _UNRECORDED and o is not None}
+        values = dict(_typed_leaves({path[0]: config[path[0]] for path in own}))
+        texts = [_scalar(own.get(path, before)) for path, before in zip(order, known, strict=True)]
+        text = pieces[0] + "".join(t + piece for t, piece in zip(texts, pieces[1:], strict=True))
+        found.append((heads | params | values, text))
+    return found
 
 
 def typed(value: object) -> str:
@@ -105,6 +134,46 @@ def _masked(key: str, value: Any, source: Any, secrets: Collection[str]) -> Any:
         ]
     hidden = isinstance(value, str) and (is_secret(key) or any(s in value for s in secrets))
     return "***" if hidden else value
+
+
+def _changes(old: Any, new: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield path and value of each leaf that differs; the same containers share their leaves."""
+    if old is new:
+        return
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in new:
+            yield from _changes(old.get(key), new[key], (*path, key))
+    elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _changes(a, b, (*path, i))
+    elif type(old) is not type(new) or old != new:
+        yield path, new
+
+
+def _replaced(node: Any, path: Sequence[Any], value: Any) -> Any:
+    """Return a nest of containers with one leaf replaced."""
+    if not path:
+        return value
+    inner = _replaced(node[path[0]], path[1:], value)
+    if isinstance(node, Mapping):
+        return {**node, path[0]: inner}
+    return [*node[: path[0]], inner, *node[path[0] + 1 :]]
+
+
+def _at(node: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        node = node[key]
+    return node
+
+
+@functools.cache
+def _scalar_text(kind: str, value: Any) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create([value]))[2:-1]
+
+
+def _scalar(value: Any) -> str:
+    """Return a number, or another scalar, as it stands in YAML."""
+    return _scalar_text(type(value).__name__, value)  # 1 and 1.0 are equal, but not written alike
 
 
 def _typed_leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,13 +1,20 @@
 """How the batches of an epoch come out of a split, in memory or behind a loader."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gdexp.data.loading import Loader
 from gdexp.data.order import batch_order
 from gdexp.data.split import rows
+
+
+class OfEach(NamedTuple):
+    """A batch with rows of its own for each run: a nest of tensors (runs, rows, …)."""
+
+    batch: Any
 
 
 class Batches:
@@ -24,10 +31,13 @@ class Batches:
             self._total = rows(split)
             self._size = min(size or self._total, self._total)
 
-    def __call__(self, seed: int | None, epoch: int = 0) -> Iterator[tuple[int, Any]]:
-        """Yield (rows, batch) of an epoch; with one batch, or without a seed, the rows keep their order."""
+    def __call__(self, seed: int | Sequence[int] | None, epoch: int = 0) -> Iterator[tuple[int, Any]]:
+        """Yield (rows, batch) of an epoch; with one batch, or without a seed, the rows keep their order.
+
+        Several seeds are those of several runs, each with a batch of its own.
+        """
         if isinstance(self._split, Loader):
-            yield from self._split.batches(seed, epoch)
+            yield from self._split.batches(seed, epoch)  # type: ignore[arg-type]
         elif self._size == self._total:
             yield self._total, self._split
         else:
@@ -37,9 +47,20 @@ class Batches:
                     parts = [t[start : start + self._size] for t in leaves]
                     yield len(parts[0]), tree_unflatten(parts, form)
                 return
+            if not isinstance(seed, int):
+                yield from self._of_each(seed, epoch, leaves, form)
+                return
             order = batch_order(self._total, seed, epoch).to(leaves[0].device, non_blocking=True)
             for index in order.split(self._size):
                 yield len(index), tree_unflatten([t.index_select(0, index) for t in leaves], form)
+
+    def _of_each(self, seeds: Sequence[int], epoch: int, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
+        """Yield batches of (runs, rows, …), in each run's order."""
+        orders = {seed: batch_order(self._total, seed, epoch) for seed in set(seeds)}
+        order = torch.stack([orders[seed] for seed in seeds]).to(leaves[0].device)  # (runs, rows)
+        for index in order.split(self._size, dim=1):
+            parts = [t.index_select(0, index.flatten()).reshape(*index.shape, *t.shape[1:]) for t in leaves]
+            yield index.shape[1], OfEach(tree_unflatten(parts, form))
 
 
 def groups(batches: Iterable[tuple[int, Any]], size: int) -> Iterator[tuple[int, list[Any]]]:

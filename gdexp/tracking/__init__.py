@@ -1,16 +1,17 @@
-"""What a run leaves behind. The only folder that knows MLflow.
+"""What runs leave behind. The only folder that knows MLflow.
 
-    with start(config, name=…, params=…, tags=…, texts={"config.yaml": …}) as record:
+    with start(config, [Description(name=…, params=…, tags=…, texts={"config.yaml": …})]) as record:
         record.add(step, {"train_loss": 0.5})
         record.finish("completed", {"weights": weights})
 
-Leaving the block without `finish` closes the record as FAILED, or as KILLED on an interruption.
+Runs that train together have one record. Leaving the block closes the runs without `finish` as FAILED,
+or as KILLED on an interruption.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,24 +23,46 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line for each run
 
 
-class Record(Protocol):
-    """The record of one run while it is being written."""
+class Description(NamedTuple):
+    """A run as it begins.
 
-    run_id: str | None
+    Args:
+        name: of the run.
+        params: written once.
+        tags: likewise, beside those that every run gets.
+        texts: artifacts that are there from the start, by their names.
+    """
+
     name: str
-    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    texts: Mapping[str, str]
+
+
+class Record(Protocol):
+    """The record of runs while it is being written; `run` counts them from 0."""
+
+    run_ids: list[str | None]
+    statuses: list[str]
     uri: str | None  # of the store that has it
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Record numbers of one epoch; those that aren't finite are left out."""
 
     def finish(
-        self, outcome: str, files: "Mapping[str, Mapping[str, Tensor]]", tags: Mapping[str, object] | None = None
+        self,
+        outcome: str,
+        files: "Mapping[str, Mapping[str, Tensor]]",
+        tags: Mapping[str, object] | None = None,
+        run: int = 0,
     ) -> None:
-        """Close the record of a run that came to its end, with its files NAME.safetensors."""
+        """Take the end of a run, with its files NAME.safetensors, which may not change any more."""
 
-    def keep(self, weights: "Mapping[str, Tensor]") -> None:
-        """Say what to save should the run be cut off: the live weights."""
+    def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
+        """Say what to save of a run should it be cut off: the live weights."""
+
+    def withdraw(self) -> None:
+        """Take all runs back: they are begun again in another way."""
 
     def __enter__(self) -> Self: ...
 
@@ -50,26 +73,20 @@ class Record(Protocol):
 
 def start(
     config: Mapping[str, Any],
+    runs: Sequence[Description],
     *,
-    study: str | None,
-    name: str,
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
-    texts: Mapping[str, str],
+    study: str | None = None,
     data: "Identity | None" = None,
 ) -> Record:
-    """Open the store and begin a run in it.
+    """Open the store and begin runs in it.
 
     A SQLite store whose schema is known is written directly, any other by MLflow's client; where
-    nothing answers, the run is kept in the local store.
+    nothing answers, the runs are kept in the local store.
 
     Args:
         config: the `tracking` node.
+        runs: that train together.
         study: name of the `experiments/` file, the MLflow experiment's default name.
-        name: of the run.
-        params: written once.
-        tags: likewise, beside those that every run gets.
-        texts: artifacts that are there from the start, by their names.
         data: recorded as MLflow's dataset input.
 
     Raises:
@@ -78,24 +95,24 @@ def start(
     if config["writer"] == "none":
         from gdexp.tracking.nothing import Unrecorded
 
-        return Unrecorded(name)
+        return Unrecorded(len(runs))
     from gdexp.tracking.recorder import Begun
+    from gdexp.tracking.sqlite import DatasetRow
     from gdexp.tracking.store import store_uri
 
     experiment = config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
-    begun = Begun(
-        name=name, experiment=experiment, params=params, tags=tags, texts=texts, data=data and data.as_mlflow()
-    )
+    seen = data and DatasetRow(*data.as_mlflow())
+    begun = [Begun(run.name, experiment, run.params, run.tags, run.texts, seen) for run in runs]
     return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto")
 
 
-def _opened(uri: str, begun: "Begun", direct: bool) -> Record:
+def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import artifact_location, database, ensure, opened
 
     location = None
     if (db := database(uri)) is not None:
-        location = artifact_location(db, begun.experiment)
+        location = artifact_location(db, begun[0].experiment)
         if direct and (tables := opened(db)) is not None:
             try:
                 return Recorder(tables, begun, location)

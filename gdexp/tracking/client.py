@@ -11,10 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
@@ -22,9 +21,6 @@ from gdexp.tracking import store, transfer
 from gdexp.tracking.recorder import Begun, Recorder
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import without_password
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run
@@ -37,11 +33,11 @@ class Unreachable(Exception):
 
 
 class ForwardingRecorder(Recorder):
-    """A recorder whose run is sent on while it trains.
+    """A recorder whose runs are sent on while they train.
 
     Args:
         uri: of the store.
-        begun: the run.
+        begun: the runs.
         location: artifact location of a new experiment; None: the server's own choice.
 
     Raises:
@@ -49,10 +45,11 @@ class ForwardingRecorder(Recorder):
         Refusal: something answers, but it can't be used.
     """
 
-    def __init__(self, uri: str, begun: Begun, location: str | None = None) -> None:
+    def __init__(self, uri: str, begun: Sequence[Begun], location: str | None = None) -> None:
         answers(uri)
         self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
-        self._sent, self._down_since, self._progress = 0, 0.0, time.monotonic()
+        self._sent = [0] * len(begun)
+        self._down_since, self._progress = 0.0, time.monotonic()
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         self.uri, self._far = without_password(uri), uri
         try:
@@ -63,23 +60,36 @@ class ForwardingRecorder(Recorder):
         self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
         self._sender.start()
 
+    def withdraw(self) -> None:
+        """Take all runs back, at the far end too, where they are then deleted runs."""
+        self._closing.set()
+        self._sender.join(_PATIENCE_SECONDS)
+        for remote in self.run_ids:
+            self._server.delete(str(remote))
+        self._drop()
+
     def _introduce(self, location: str | None) -> None:
-        """Begin the run at the far end; one that takes the request and never answers isn't waited for."""
+        """Begin the runs at the far end; one that takes the request and never answers isn't waited for."""
         outcome: Queue[Exception | str] = Queue()
 
         def ask() -> None:
             tables = Tables(self._spool / "spool.db")
             try:
                 self._server = transfer.Server(self._far)
-                remote = self._server.begin(tables, self._id, location)
-                self._server.send_description(tables, self._id, remote)
-                outcome.put(remote)
+                for run_id in self._ids:
+                    remote = self._server.begin(tables, run_id, location)
+                    self._server.send_description(tables, run_id, remote)
+                    outcome.put(remote)
             except Exception as error:
                 outcome.put(error)
             finally:
                 tables.close()
 
         threading.Thread(target=ask, name="gdexp-begin", daemon=True).start()
+        for run in range(len(self._ids)):
+            self.run_ids[run] = self._answer(outcome)
+
+    def _answer(self, outcome: "Queue[Exception | str]") -> str:
         try:
             found = outcome.get(timeout=_ANSWER_SECONDS)
         except Empty:
@@ -89,7 +99,7 @@ class ForwardingRecorder(Recorder):
         if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
             line = str(found).splitlines()[0].replace(self._far, str(self.uri))
             raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {line}") from found
-        self.run_id = found
+        return found
 
     def _keep_sending(self) -> None:
         while not self._closing.wait(_SEND_SECONDS):
@@ -99,10 +109,11 @@ class ForwardingRecorder(Recorder):
         tables = Tables(self._spool / "spool.db")
         try:
             answers(self._far)
-            for sent in self._server.send_numbers(tables, self._id, str(self.run_id), self._sent):
-                self._sent, self._progress = sent, time.monotonic()
-                if self._closing.is_set():
-                    break
+            for run, run_id in enumerate(self._ids):
+                for sent in self._server.send_numbers(tables, run_id, str(self.run_ids[run]), self._sent[run]):
+                    self._sent[run], self._progress = sent, time.monotonic()
+                    if self._closing.is_set():
+                        return
             self._down_since = 0.0
         except Exception as error:
             if not self._down_since:
@@ -112,36 +123,29 @@ class ForwardingRecorder(Recorder):
         finally:
             tables.close()
 
-    def _close(
-        self,
-        status: str,
-        tags: Mapping[str, object],
-        files: "Mapping[str, Mapping[str, Tensor]]",
-        texts: Mapping[str, str],
-    ) -> None:
-        remote = str(self.run_id)
-        super()._close(status, tags, files, texts)
+    def _close(self) -> None:
+        super()._close()
         done = threading.Event()
         self._sender.join(_PATIENCE_SECONDS)
-        threading.Thread(target=self._send_all, args=(remote, done), name="gdexp-end", daemon=True).start()
+        waiting = list(range(len(self._ids)))
+        threading.Thread(target=self._send_all, args=(waiting, done), name="gdexp-end", daemon=True).start()
         self._progress = time.monotonic()
         while not done.wait(0.2) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
             pass
         if done.is_set():
             shutil.rmtree(self._spool, ignore_errors=True)
         else:
-            self._keep_here(remote)
+            self._keep_here(list(waiting))
 
-    def _send_all(self, remote: str, done: threading.Event) -> None:
+    def _send_all(self, waiting: list[int], done: threading.Event) -> None:
         """Send what is left, again and again until it is done."""
         while time.monotonic() - self._progress < _PATIENCE_SECONDS:
             tables = Tables(self._spool / "spool.db")
             try:
                 answers(self._far)
-                self._server.send_description(tables, self._id, remote)
-                for sent in self._server.send_numbers(tables, self._id, remote, self._sent):
-                    self._sent, self._progress = sent, time.monotonic()
-                self._server.send_end(tables, self._id, remote)
+                while waiting:
+                    self._send_rest(tables, waiting[0])
+                    waiting.pop(0)
                 done.set()
                 return
             except Exception:  # whatever a server that is going away answers
@@ -149,19 +153,27 @@ class ForwardingRecorder(Recorder):
             finally:
                 tables.close()
 
-    def _keep_here(self, remote: str) -> None:
-        """Put the run into the local store, under the id that the server knows it by."""
+    def _send_rest(self, tables: Tables, run: int) -> None:
+        run_id, remote = self._ids[run], str(self.run_ids[run])
+        self._server.send_description(tables, run_id, remote)
+        for sent in self._server.send_numbers(tables, run_id, remote, self._sent[run]):
+            self._sent[run], self._progress = sent, time.monotonic()
+        self._server.send_end(tables, run_id, remote)
+        self._progress = time.monotonic()
+
+    def _keep_here(self, waiting: Sequence[int]) -> None:
+        """Put runs into the local store, under the ids that the server knows them by."""
         tables = Tables(self._spool / "spool.db")
-        tables.rename_run(self._id, remote)
-        keep(tables, remote)
+        for run in waiting:
+            tables.rename_run(self._ids[run], str(self.run_ids[run]))
+            keep(tables, str(self.run_ids[run]))
         tables.close()
         shutil.rmtree(self._spool, ignore_errors=True)
         print(f"gdexp: {without_password(self._far)} is gone; {_kept(self._far)}", file=sys.stderr)
         self.uri = f"sqlite:///{_local_store()}"
 
     def _drop(self) -> None:
-        self._closing.set()
-        self._thread.join()
+        self._stop()
         self._tables.close()
         shutil.rmtree(self._spool, ignore_errors=True)
 

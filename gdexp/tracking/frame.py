@@ -17,6 +17,9 @@ class Result(NamedTuple):
     params: dict[str, str]
     metrics: dict[str, float]  # the last of each
     uri: str | None = None  # of the store that has it
+    stacked: bool = False  # trained as one program with other runs
+    objective_name: str | None = None  # the metric that the runs of a sweep are ordered by,
+    objective: float | None = None  # and its value
 
 
 def row(

@@ -1,6 +1,6 @@
 """`tracking=none`: a record that isn't written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -8,25 +8,36 @@ from torch import Tensor
 
 
 class Unrecorded:
-    """Takes all that a record takes and keeps its status only."""
+    """Takes all that a record takes and keeps the statuses only.
 
-    run_id: str | None = None
+    Args:
+        runs: how many.
+    """
+
     uri: str | None = None
 
-    def __init__(self, name: str) -> None:
-        self.name, self.status = name, "RUNNING"
+    def __init__(self, runs: int) -> None:
+        self.run_ids: list[str | None] = [None] * runs
+        self.statuses = ["RUNNING"] * runs
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Drop the numbers."""
 
-    def keep(self, weights: Mapping[str, Tensor]) -> None:
+    def keep(self, weights: Callable[[int], Mapping[str, Tensor]]) -> None:
         """Drop the weights."""
 
     def finish(
-        self, outcome: str, files: Mapping[str, Mapping[str, Tensor]], tags: Mapping[str, object] | None = None
+        self,
+        outcome: str,
+        files: Mapping[str, Mapping[str, Tensor]],
+        tags: Mapping[str, object] | None = None,
+        run: int = 0,
     ) -> None:
-        """Note that the run came to its end."""
-        self.status = "FINISHED"
+        """Note that a run came to its end."""
+        self.statuses[run] = "FINISHED"
+
+    def withdraw(self) -> None:
+        """Forget nothing: nothing was kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -34,5 +45,5 @@ class Unrecorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        end = "FAILED" if kind is not None and issubclass(kind, Exception) else "KILLED"
+        self.statuses = [end if status == "RUNNING" else status for status in self.statuses]

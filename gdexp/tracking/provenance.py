@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from getpass import getuser
 from pathlib import Path
@@ -27,9 +27,13 @@ class Provenance:
     """What a command's runs have in common. Asks git in the background, from the start of the command on.
 
     Untracked files don't make a checkout dirty: the store itself is one.
+
+    Args:
+        words: of the command line; None: this process's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Sequence[str] | None = None) -> None:
+        self._words = sys.argv if words is None else words
         self._status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
 
     def tags(self) -> dict[str, str]:
@@ -54,7 +58,7 @@ class Provenance:
 
     @cached_property
     def _environment(self) -> str:
-        return json.dumps(_environment(), indent=1)
+        return json.dumps({"command": command(self._words), **_environment()}, indent=1)
 
     @cached_property
     def _diff(self) -> str:
@@ -76,10 +80,10 @@ class Provenance:
         return tags | {"mlflow.source.git.branch": heads["branch.head"]}
 
 
-def command() -> list[str]:
+def command(words: Sequence[str]) -> list[str]:
     """Return the words of the command line, without passwords in keys named like them and in addresses."""
     shown = []
-    for word in sys.argv:
+    for word in words:
         key, equals, _ = word.partition("=")
         hidden = equals and is_secret(key.lstrip("+").rpartition(".")[2])
         shown.append(f"{key}=***" if hidden else _PASSWORD.sub("//***@", word))
@@ -106,7 +110,6 @@ def _environment() -> dict[str, object]:
 
     versions = {name: str(getattr(sys.modules[name], "__version__", "")) for name in _PACKAGES if name in sys.modules}
     return {
-        "command": command(),
         "python": sys.version,
         "platform": platform.platform(),
         "packages": {"gdexp": gdexp.__version__, "mlflow": mlflow_version(), **versions},

@@ -92,6 +92,8 @@ def runs(experiment: str | None = None, *, uri: str | None = None) -> "pd.DataFr
             page = client.search_runs(ids, clause, max_results=1000, page_token=token)
             for run in page:
                 info, data, outcome = run.info, run.data, run.data.tags.get("gdexp.outcome")
+                if data.tags.get("gdexp.kind") == "sweep":  # the summary of others
+                    continue
                 rows.append(row(info.run_id, info.run_name, info.status, outcome, data.params, data.metrics))
             if not (token := page.token):
                 return frame(rows)

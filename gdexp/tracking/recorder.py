@@ -1,16 +1,19 @@
-"""The record of one run in a SQLite store: numbers are flushed by a thread, so training never waits."""
+"""The record of runs in a SQLite store: what comes in is flushed by a thread, so training never waits."""
 
 import math
+import os
 import re
+import shutil
 import sqlite3
 import sys
 import threading
 import time
 import traceback as tracebacks
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import uuid4
 
 from gdexp.config.refusal import Refusal
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLUSH_SECONDS = 1.0
+WEIGHTS = "weights.safetensors"
 _HEARTBEAT_SECONDS = 60.0
 _ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of an MLflow metric
 
@@ -30,45 +34,50 @@ class ArtifactsElsewhere(Exception):
     """The artifacts of an experiment aren't on this machine's file system."""
 
 
-class Begun:
+class Begun(NamedTuple):
     """All that is known of a run when it begins."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        texts: Mapping[str, str],
-        data: tuple[str, str, str, str, str | None, str | None, str | None] | None,
-    ) -> None:
-        self.name, self.experiment, self.params = name, experiment, params
-        self.tags, self.texts, self.data = {**tags, **endings.signature()}, texts, data and DatasetRow(*data)
+    name: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    texts: Mapping[str, str]
+    data: DatasetRow | None
+
+
+class _End(NamedTuple):
+    """How a run ended, and what is written then."""
+
+    status: str
+    tags: Mapping[str, object]
+    files: "Mapping[str, str | Mapping[str, Tensor]]"
+    time: int
 
 
 class Recorder:
-    """Writes one run.
+    """Writes the record of runs that train together, one or many.
 
     Args:
         tables: of the store, closed at the end.
-        begun: the run.
+        begun: the runs.
         location: URI of the artifacts, should the experiment be new.
-        run_id: None: a new one.
 
     Raises:
-        Refusal: the run can't be begun in this store.
+        Refusal: the runs can't be begun in this store.
         ArtifactsElsewhere: the experiment's artifacts aren't on this machine.
     """
 
-    def __init__(self, tables: Tables, begun: Begun, location: str) -> None:
-        self.name, self.status = begun.name, "RUNNING"
+    def __init__(self, tables: Tables, begun: Sequence[Begun], location: str) -> None:
         self.uri: str | None = f"sqlite:///{tables.path}"
-        self.run_id: str | None = uuid4().hex
-        self._id = self.run_id  # in these tables
+        self.names = [b.name for b in begun]
+        self.statuses = ["RUNNING"] * len(begun)
+        self._ids = [uuid4().hex for _ in begun]  # in these tables
+        self.run_ids: list[str | None] = list(self._ids)
         self._tables, self._lock = tables, threading.Lock()
-        self._numbers: deque[Number] = deque()  # filled by one thread, emptied by another
-        self._weights: Mapping[str, Tensor] = {}
+        self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
+        self._ends: dict[int, _End] = {}  # of runs that have ended and aren't written yet
+        self._over: set[int] = set()
+        self._weights: Callable[[int], Mapping[str, Tensor]] | None = None
         self._trouble = ""
         self._beat = time.monotonic()
         self._closing = threading.Event()
@@ -76,22 +85,37 @@ class Recorder:
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
         self._thread.start()
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the numbers of one epoch; those that aren't finite are left out."""
+    def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
+        """Take the numbers of one epoch of a run; those that aren't finite are left out."""
         now = int(time.time() * 1000)
         for key, value in metrics.items():
             if math.isfinite(value):
-                self._numbers.append(Number(key, value, now, step))
+                self._numbers.append((run, Number(key, value, now, step)))
 
-    def keep(self, weights: "Mapping[str, Tensor]") -> None:
-        """Save these, as they are then, should the run be cut off."""
+    def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
+        """Save these of each run, as they are then, should it be cut off."""
         self._weights = weights
 
     def finish(
-        self, outcome: str, files: "Mapping[str, Mapping[str, Tensor]]", tags: Mapping[str, object] | None = None
+        self,
+        outcome: str,
+        files: "Mapping[str, Mapping[str, Tensor]]",
+        tags: Mapping[str, object] | None = None,
+        run: int = 0,
     ) -> None:
-        """Close the record of a run that came to its end, with its files NAME.safetensors."""
-        self._close("FINISHED", {"gdexp.outcome": outcome, **(tags or {})}, files, {})
+        """Take the end of a run, with its files NAME.safetensors, which may not change any more."""
+        written = {f"{name}.safetensors": weights for name, weights in files.items()}
+        self._end(run, "FINISHED", {"gdexp.outcome": outcome, **(tags or {})}, written)
+
+    def withdraw(self) -> None:
+        """Take all runs back: they are begun again in another way."""
+        self._stop()
+        with self._tables.transaction():
+            for run_id in self._ids:
+                self._tables.remove_run(run_id)
+        self._tables.close()
+        for folder in self.folders:
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -99,70 +123,98 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self.status == "RUNNING":
-            weights = {"weights": self._weights} if self._weights else {}
-            failed = isinstance(error, Exception)
-            texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed else {}
-            try:
-                self._close("FAILED" if failed else "KILLED", {}, weights, texts)
-            except Refusal as lost:  # the error itself goes on
-                print(f"gdexp: {lost}", file=sys.stderr)
-
-    def _begin(self, begun: Begun, location: str) -> None:
-        now = int(time.time() * 1000)
-        with self._tables.transaction():
-            experiment, location = self._tables.experiment(begun.experiment, location)
-            uri = f"{location.rstrip('/')}/{self._id}/artifacts"
-            if (place := local_path(uri)) is None:
-                raise ArtifactsElsewhere(uri)
-            user = begun.tags.get("mlflow.user", "unknown")
-            self._tables.add_run(Run(self._id, begun.name, user, now, uri, experiment))
-            self._tables.add_tags(self._id, begun.tags)
-            self._tables.add_params(self._id, begun.params)
-            if begun.data is not None:
-                self._tables.add_dataset(self._id, experiment, begun.data)
-        self.folder = place
-        for name, text in begun.texts.items():
-            self._write(name, text)
-
-    def _write(self, name: str, content: "str | Mapping[str, Tensor]") -> None:
-        """Write an artifact, whole or not at all."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.part")
+        """Close the record; runs without an end are FAILED, or KILLED after an interruption."""
+        if self._closing.is_set():  # withdrawn
+            return
+        failed = isinstance(error, Exception)
+        texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed and error else {}
+        for run in set(range(len(self._ids))) - self._over:
+            weights: Mapping[str, Tensor] = self._weights(run) if self._weights else {}
+            self._end(run, "FAILED" if failed else "KILLED", {}, {**texts, **({WEIGHTS: weights} if weights else {})})
         try:
-            if isinstance(content, str):
-                draft.write_text(content, encoding="utf-8")
-            else:
-                from gdexp.tracking.weights import save_weights
+            self._close()
+        except Refusal as lost:
+            if error is None:
+                raise
+            print(f"gdexp: {lost}", file=sys.stderr)  # the error itself goes on
 
-                save_weights(draft, content)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    def _begin(self, begun: Sequence[Begun], location: str) -> None:
+        now = int(time.time() * 1000)
+        own = endings.signature()
+        shared: dict[tuple[str, str], Path] = {}
+        self.folders: list[Path] = []
+        with self._tables.transaction():
+            for run_id, run in zip(self._ids, begun, strict=True):
+                experiment, where = self._tables.experiment(run.experiment, location)
+                uri = f"{where.rstrip('/')}/{run_id}/artifacts"
+                if (place := local_path(uri)) is None:
+                    raise ArtifactsElsewhere(uri)
+                self.folders.append(place)
+                user = run.tags.get("mlflow.user", "unknown")
+                self._tables.add_run(Run(run_id, run.name, user, now, uri, experiment))
+                self._tables.add_tags(run_id, {**run.tags, **own})
+                self._tables.add_params(run_id, run.params)
+                if run.data is not None:
+                    self._tables.add_dataset(run_id, experiment, run.data)
+        for folder, run in zip(self.folders, begun, strict=True):
+            _write_texts(folder, run.texts, shared)
+
+    def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
+        self._over.add(run)
+        self._ends[run] = _End(status, tags, files, int(time.time() * 1000))
 
     def _keep_flushing(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
             self._flush()
 
-    def _flush(self) -> None:
-        """Write what has come in, and now and then a sign of life."""
+    def _flush(self) -> list[str]:
+        """Write what has come in, and now and then a sign of life; return what could not be written."""
         with self._lock:
             numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
+            ends = {run: self._ends.pop(run) for run in list(self._ends)}
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
-            if not numbers and not beat:
-                return
+            if not numbers and not ends and not beat:
+                return []
+            missing = self._write_files(ends)
             try:
                 with self._tables.transaction():
-                    self._tables.add_metrics(self._id, _named(numbers))
-                    if beat:
-                        self._tables.add_tags(self._id, {endings.HEARTBEAT: str(int(time.time() * 1000))})
+                    self._write_rows(numbers, {run: end for run, end in ends.items() if run not in missing}, beat)
             except sqlite3.Error as error:
                 self._numbers.extendleft(reversed(numbers))
+                self._ends |= ends
                 self._say(error)
-                return
-            if beat:
-                self._beat = time.monotonic()
+                lost = [f"{len(numbers)} numbers"] if numbers else []
+                return [what for files in missing.values() for what in files] + lost + ["how the run ended"]
+            self._ends |= {run: ends[run] for run in missing}
+            for run in ends.keys() - missing.keys():
+                self.statuses[run] = ends[run].status
+            self._beat = time.monotonic() if beat else self._beat
+            return [what for files in missing.values() for what in files]
+
+    def _write_files(self, ends: Mapping[int, _End]) -> dict[int, list[str]]:
+        """Write the artifacts of runs that have ended; return those that could not be, by run."""
+        missing: dict[int, list[str]] = {}
+        for run, end in ends.items():
+            for name, content in end.files.items():
+                try:
+                    _write(self.folders[run] / name, content)
+                except Exception as error:  # safetensors has an error type of its own for a full disk
+                    self._trouble = str(error)
+                    missing.setdefault(run, []).append(name)
+        return missing
+
+    def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, _End], beat: bool) -> None:
+        of_run: dict[int, list[Number]] = {}
+        for run, number in numbers:
+            of_run.setdefault(run, []).append(number)
+        for run, own in of_run.items():
+            self._tables.add_metrics(self._ids[run], _named(own))
+        for run, end in ends.items():
+            self._tables.add_tags(self._ids[run], {k: str(v) for k, v in end.tags.items()})
+            self._tables.end(self._ids[run], end.status, end.time)
+        if beat:
+            for run in set(range(len(self._ids))) - self._over:
+                self._tables.add_tags(self._ids[run], {endings.HEARTBEAT: str(int(time.time() * 1000))})
 
     def _say(self, error: Exception) -> None:
         """Tell the user of trouble with the store, once."""
@@ -170,37 +222,53 @@ class Recorder:
             print(f"gdexp: {self._tables.path} can't be written ({error}); training goes on", file=sys.stderr)
         self._trouble = str(error)
 
-    def _close(
-        self,
-        status: str,
-        tags: Mapping[str, object],
-        files: "Mapping[str, Mapping[str, Tensor]]",
-        texts: Mapping[str, str],
-    ) -> None:
+    def _stop(self) -> None:
         self._closing.set()
         self._thread.join()
-        missing: list[str] = []
-        contents: dict[str, str | Mapping[str, Tensor]] = {f"{n}.safetensors": w for n, w in files.items()}
-        for name, content in (contents | dict(texts)).items():
-            try:
-                self._write(name, content)
-            except Exception as error:  # safetensors has an error type of its own for a full disk
-                self._trouble = str(error)
-                missing.append(name)
-        try:
-            with self._tables.transaction():
-                self._tables.add_metrics(self._id, _named(self._numbers))
-                self._tables.add_tags(self._id, {k: str(v) for k, v in tags.items()})
-                if not missing:
-                    self._tables.end(self._id, status, int(time.time() * 1000))
-            self.status = status
-        except sqlite3.Error as error:
-            self._trouble = str(error)
-            missing += ([f"{len(self._numbers)} numbers"] if self._numbers else []) + ["how the run ended"]
+
+    def _close(self) -> None:
+        self._stop()
+        missing = self._flush()
         self._tables.close()
         fold_in(self._tables.path)
         if missing:
-            raise Refusal(f"the record of run {self.name} ({self.run_id}) lacks {', '.join(missing)}: {self._trouble}")
+            lost = [f"{self.names[run]} ({self.run_ids[run]})" for run in self._ends]
+            which = f"run {lost[0]}" if len(lost) == 1 else f"{len(lost)} runs, the first {lost[0] if lost else '?'},"
+            raise Refusal(f"the record of {which} lacks {', '.join(dict.fromkeys(missing))}: {self._trouble}")
+
+
+def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
+    """Write the first artifacts of a run, all or none; a text that runs have in common is one file on the disk."""
+    draft = folder.with_name(f".{folder.name}.part")
+    draft.mkdir(parents=True)
+    for name, text in texts.items():
+        path = draft / name
+        if "/" in name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if (there := shared.get((name, text))) is not None:
+            try:
+                os.link(there, path)
+                continue
+            except OSError:  # a file system without hard links
+                pass
+        path.write_text(text, encoding="utf-8")
+        shared[name, text] = folder / name
+    draft.rename(folder)
+
+
+def _write(path: Path, content: "str | Mapping[str, Tensor]") -> None:
+    """Write an artifact, whole or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        if isinstance(content, str):
+            draft.write_text(content, encoding="utf-8")
+        else:
+            from gdexp.tracking.weights import save_weights
+
+            save_weights(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _named(numbers: Iterable[Number]) -> list[Number]:

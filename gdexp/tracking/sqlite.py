@@ -229,6 +229,15 @@ class Tables:
                 self.execute(f"UPDATE {table} SET run_uuid=? WHERE run_uuid=?", new, run_id)
             self.execute("UPDATE inputs SET destination_id=? WHERE destination_id=?", new, run_id)
 
+    def remove_run(self, run_id: str) -> None:
+        """Take back a run that was begun here and has not ended."""
+        for table in ("metrics", "latest_metrics", "params", "tags"):
+            self.execute(f"DELETE FROM {table} WHERE run_uuid=?", run_id)
+        edges = "FROM inputs WHERE destination_type='RUN' AND destination_id=?"
+        self.execute(f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid {edges})", run_id)
+        self.execute(f"DELETE {edges}", run_id)
+        self.execute("DELETE FROM runs WHERE run_uuid=?", run_id)
+
     def end(self, run_id: str, status: str, end_time: int) -> None:
         """Close a run."""
         self.execute("UPDATE runs SET status=?, end_time=? WHERE run_uuid=?", status, end_time, run_id)

@@ -87,6 +87,10 @@ class Server:
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
 
+    def delete(self, remote: str) -> None:
+        """Delete a run that was begun here and is begun again in another way."""
+        self._client.delete_run(remote)
+
     def _add_input(self, remote: str, entry: Any) -> None:
         """Add a dataset input; MLflow fails if another process adds the same data at that moment."""
         from mlflow.exceptions import MlflowException

@@ -55,7 +55,7 @@ def bare_loop(batches, model, loss_function, optimizer, x, y, epochs: int, batch
 def tracked_loop(model, loss_function, optimizer, x, y, epochs: int, batch_size: int) -> float:
     learner = OneRun(model, loss_function, Step(optimizer))
     config = {"writer": "auto", "uri": None, "experiment": None}
-    with tracking.start(config, study=None, name="bench", params={}, tags={}, texts={}) as record:
+    with tracking.start(config, [tracking.Description("bench", {}, {}, {})]) as record:
         began = time.perf_counter()
         for epoch in train(learner, TensorData((x, y)), epochs=epochs, batch_size=batch_size):
             record.add(epoch.epoch, epoch.metrics)

@@ -1,0 +1,234 @@
+"""Several runs as one program: gradients and step of models of one structure, on tensors (runs, …)."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from gdexp.data.batches import OfEach
+from gdexp.data.split import rows
+from gdexp.losses import Loss
+from gdexp.metrics import Metric
+from gdexp.stack.draws import OwnDraws
+from gdexp.stack.optimizer import StackedOptimizer
+
+Named = dict[str, Tensor]
+
+
+class Stack:
+    """The learner of several runs.
+
+    Args:
+        models: of one structure, each as its run begins with it.
+        loss: as in `OneRun`.
+        generators: of the random numbers that the runs draw, one a run or one for all.
+        accuracy: measured beside the loss where it is given.
+        clip_value: as in `Step`, for each run apart.
+        clip_norm: likewise.
+        record: likewise.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        loss: Loss | None,
+        generators: Sequence[torch.Generator],
+        *,
+        accuracy: Metric | None = None,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        record: Sequence[str] = (),
+    ) -> None:
+        self.runs = list(range(len(models)))  # which of them are here, by number, in the order of the tensors
+        self._generators = list(generators)
+        self._accuracy, self._record = accuracy, record
+        self._clip_value, self._clip_norm = clip_value, clip_norm
+        self._module = _Forward(copy.deepcopy(models[0]), loss)
+        parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+        learns = {name: p.requires_grad for name, p in models[0].named_parameters()}
+        self.parameters = {name: nn.Parameter(p.detach(), learns[name]) for name, p in parameters.items()}
+        self._buffers = {name: b.detach().clone() for name, b in buffers.items()}
+        self.unused: set[str] = set()  # parameters that the loss doesn't depend on
+        self.optimizer: StackedOptimizer | None = None
+        self.scheduled = False  # whether hyperparameters change while training
+        own = {id(t): name for name, t in (*models[0].named_parameters(), *models[0].named_buffers())}
+        self._tied = {name: own[id(t)] for name, t in models[0].state_dict(keep_vars=True).items()}
+
+    def train_step(self, *batches: Any) -> Mapping[str, Tensor]:
+        """Update the weights by one step on a batch, or on several whose gradients are accumulated.
+
+        Returns:
+            what OneRun returns, each (runs,).
+        """
+        assert self.optimizer is not None
+        measures, gradients = self.gradients(*batches)
+        before = [p.detach().clone() for p in self.parameters.values()] if "update_norm" in self._record else []
+        norms = self._clipped(gradients)
+        if self.scheduled:
+            self.optimizer.steer()
+        self.optimizer.step([gradients.get(name) for name in self.parameters])
+        if before:
+            moves = [p.detach() - b for p, b in zip(self.parameters.values(), before, strict=True)]
+            norms["update_norm"] = _norms(moves)
+        return {**measures, **norms}
+
+    def gradients(self, *batches: Any) -> tuple[dict[str, Tensor], Named]:
+        """Return the measures and the gradients of each run, as OneRun accumulates them."""
+        total = sum(_rows(batch) for batch in batches)
+        means: dict[str, Tensor] = {}
+        sums: Named = {}
+        for batch in batches:
+            parts = total / _rows(batch)
+            gradients, measures = self._differentiated(batch, parts)
+            sums = {k: sums[k] + g if k in sums else g for k, g in gradients.items()}
+            for name, value in measures.items():
+                means[name] = means.get(name, 0.0) + value / parts if len(batches) > 1 else value
+        return means, sums
+
+    def evaluate(self, batch: Any, outputs: list[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+        """Return the measures of each run in eval mode, (runs,).
+
+        Args:
+            batch: of validation or test rows, the same for all runs.
+            outputs: takes the models' outputs (runs, rows, …) and the target.
+        """
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                measured = vmap(self._evaluated, in_dims=(0, 0, 0, None), out_dims=0)
+                measures, output = measured(self._detached(), self._buffers, self._index(), batch)
+            if outputs is not None:
+                outputs.append((output, batch[1]))
+            return measures
+        finally:
+            self._module.train()
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the live tensors of the state dict, (runs, …)."""
+        return {name: self.parameters.get(own, self._buffers.get(own)) for name, own in self._tied.items()}  # type: ignore[misc]
+
+    def of_run(self, run: int, tensors: Mapping[str, Tensor]) -> Named:
+        """Return one run's part of tensors (runs, …), by its number."""
+        place = self.runs.index(run)
+        return {name: t[place].detach().clone() for name, t in tensors.items()}
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the runs at these places only."""
+        assert self.optimizer is not None
+        self.runs = [self.runs[place] for place in places.tolist()]
+        if len(self._generators) > 1:
+            self._generators = [self._generators[place] for place in places.tolist()]
+        self.parameters = {
+            k: nn.Parameter(p.detach()[places.to(p.device)], p.requires_grad) for k, p in self.parameters.items()
+        }
+        self._buffers = {k: b[places.to(b.device)] for k, b in self._buffers.items()}
+        self.optimizer.keep(self.parameters, places)
+
+    def part(self, places: Sequence[int]) -> "Stack":
+        """Return a stack of some of the runs, as they are, that has no optimizer."""
+        part = copy.copy(self)
+        index = torch.tensor(places)
+        part.runs = [self.runs[place] for place in places]
+        part.parameters = {
+            k: nn.Parameter(p.detach()[index.to(p.device)], p.requires_grad) for k, p in self.parameters.items()
+        }
+        part._buffers = {k: b[index.to(b.device)] for k, b in self._buffers.items()}
+        part._generators = [g.clone_state() for g in self._generators]
+        if len(part._generators) > 1:
+            part._generators = [part._generators[place] for place in places]
+        return part
+
+    def _differentiated(self, batch: Any, parts: float) -> tuple[Named, dict[str, Tensor]]:
+        """Return the gradients of loss / parts, and the measures."""
+        axis, batch = (0, batch.batch) if isinstance(batch, OfEach) else (None, batch)
+        learning = {k: p.detach() for k, p in self.parameters.items() if p.requires_grad and k not in self.unused}
+        fixed = {k: p.detach() for k, p in self.parameters.items() if k not in learning}
+
+        def loss(parameters: Named, buffers: Named, index: Tensor, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            measures, _ = self._forward("train_loss", {**fixed_of(buffers), **parameters}, buffers, index, batch)
+            value = measures["train_loss"]
+            return (value if parts == 1 else value / parts), {k: v.detach() for k, v in measures.items()}
+
+        def fixed_of(buffers: Named) -> Named:
+            return {k: buffers[k] for k in fixed}
+
+        differentiated = vmap(grad_and_value(loss, has_aux=True), in_dims=(0, 0, 0, axis))
+        with torch.no_grad():
+            if not learning:
+                forward = vmap(loss, in_dims=(0, 0, 0, axis))
+                _, measures = forward(learning, {**self._buffers, **fixed}, self._index(), batch)
+                return {}, measures
+            gradients, (_, measures) = differentiated(learning, {**self._buffers, **fixed}, self._index(), batch)
+        return gradients, measures
+
+    def _evaluated(self, parameters: Named, buffers: Named, index: Tensor, batch: Any) -> Any:
+        measures, output = self._forward("loss", parameters, buffers, index, batch)
+        if self._accuracy is not None:
+            measures["accuracy"] = self._accuracy(output, batch[1])
+        return measures, output if isinstance(output, Tensor) else index
+
+    def _forward(self, name: str, parameters: Named, buffers: Named, index: Tensor, batch: Any) -> Any:
+        state = {f"model.{k}": t for k, t in {**parameters, **buffers}.items()}
+        with OwnDraws(self._generators, index):
+            measures, output = functional_call(self._module, state, (name, batch))
+            return {k: torch.as_tensor(v, device=index.device) for k, v in measures.items()}, output
+
+    def _clipped(self, gradients: Named) -> dict[str, Tensor]:
+        """Clip the gradients of each run; return their norms from before."""
+        there = list(gradients.values())
+        norms = {"grad_norm": _norms(there)} if "grad_norm" in self._record and there else {}
+        if self._clip_value is not None:
+            torch._foreach_clamp_min_(there, -self._clip_value)
+            torch._foreach_clamp_max_(there, self._clip_value)
+        if self._clip_norm is not None and there:
+            share = (self._clip_norm / (_norms(there) + 1e-6)).clamp(max=1.0)  # as in clip_grad_norm_
+            for g in there:
+                g.mul_(share.reshape(-1, *[1] * (g.dim() - 1)).to(g.dtype))
+        return norms
+
+    def _detached(self) -> Named:
+        return {k: p.detach() for k, p in self.parameters.items()}
+
+    def _index(self) -> Tensor:
+        return torch.arange(len(self.runs), device=next(iter({**self.parameters, **self._buffers}.values())).device)
+
+
+class _Forward(nn.Module):
+    """A model and its loss as one call, for functional_call."""
+
+    def __init__(self, model: nn.Module, loss: Loss | None) -> None:
+        super().__init__()
+        self.model: Any = model
+        self._loss = (loss,)  # no module of this one: its own tensors are the same for all runs
+        self.train()
+
+    def forward(self, name: str, batch: Any) -> tuple[dict[str, Any], Any]:
+        [loss] = self._loss
+        if loss is not None:
+            inputs, target = batch
+            output = self.model(inputs)
+            return {name: loss(output, target)}, output
+        returned = self.model.training_loss(batch)
+        if not isinstance(returned, tuple):
+            return {name: returned}, None
+        value, numbers = returned
+        return {name: value, **numbers}, None
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return each run's 2-norm of all its numbers together, (runs,)."""
+    each = [torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]
+    return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+
+def _rows(batch: Any) -> int:
+    return rows(batch) if not isinstance(batch, OfEach) else _of_one(batch)
+
+
+def _of_one(batch: OfEach) -> int:
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves(batch.batch)[0].shape[1]

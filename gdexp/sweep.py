@@ -1,0 +1,205 @@
+"""A sweep: its jobs checked, packed, trained and summed up."""
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gdexp.config.check import Sound, check, check_targets
+from gdexp.config.refusal import Refusal, Refusals
+from gdexp.config.written import typed
+from gdexp.execute import execute
+from gdexp.terminal import SweepProgress, failures_report, plan_report, say, sweep_report
+from gdexp.tracking.frame import Result
+from gdexp.watch import better
+
+if TYPE_CHECKING:
+    from gdexp.config.compose import Job
+    from gdexp.tracking.provenance import Provenance
+
+_WATCHED = ("target", "min_delta", "patience")  # keys of the trainer in which runs of a pack may differ
+Found = dict[int, Result | Exception]  # by the job's number
+
+
+class Pack(NamedTuple):
+    """Jobs that one program may train.
+
+    Args:
+        jobs: in order.
+        runs: how many the pack had before it was split between workers; whether they stack depends on these.
+    """
+
+    jobs: "list[Job]"
+    runs: int
+
+
+Train = Callable[[Sequence[Pack], "Provenance", Found], None]
+
+
+def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = None) -> Found:
+    """Train and record the jobs of a sweep; all are checked before the first one trains.
+
+    Args:
+        jobs: in order.
+        words: what was typed, for the record.
+        train: how packs are trained; None: here, one after the other.
+
+    Returns:
+        what became of each job that was begun.
+
+    Raises:
+        Refusal: nothing was trained.
+    """
+    from gdexp.tracking.provenance import Provenance
+
+    check_all(jobs)
+    packs, node = packed(jobs), jobs[0].config["sweep"]
+    if node["plan"]:
+        say(plan_report(_planned(packs)))
+        return {}
+    found: Found = {}
+    began, provenance = time.monotonic(), Provenance()
+    interrupted = True
+    try:
+        (train or train_here)(packs, provenance, found)
+        interrupted = False
+    finally:
+        if found and jobs[0].config["tracking"]["writer"] != "none":
+            _record(jobs, words, found, provenance, interrupted)
+        _report(jobs, found, time.monotonic() - began)
+    return found
+
+
+def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found) -> None:
+    """Train packs one after the other, in this process."""
+    with SweepProgress(sum(len(pack.jobs) for pack in packs)) as progress:
+        for pack in packs:
+            for job, result in execute(pack.jobs, provenance, progress, pack.runs):
+                found[job.number] = result
+                if isinstance(result, Exception) and job.config["sweep"]["on_error"] == "stop":
+                    return
+
+
+def check_all(jobs: Sequence["Job"]) -> None:
+    """Refuse a sweep with all that is wrong with its jobs, a line each."""
+    from gdexp.config.targets import local_modules
+
+    lines: list[str] = []
+    sound: Sound = {}
+    with local_modules():
+        for job in jobs:
+            try:
+                check_targets(check(job.config, sound), sound)
+            except Refusal as refusal:
+                lines.append(f"job {job.number} ({job.name}): {refusal}")
+            except Exception:  # a module of the user's own that can't be imported: the job fails, with its record
+                continue
+    if lines:
+        raise Refusals(lines)
+
+
+def packed(jobs: Sequence["Job"]) -> list[Pack]:
+    """Put jobs together whose configs differ in the seed and in numbers of optimizer, scheduler and early stop only."""
+    packs: dict[str, list[Job]] = {}
+    for job in jobs:
+        packs.setdefault(_shape(job), []).append(job)
+    return [Pack(members, len(members)) for members in packs.values()]
+
+
+def _shape(job: "Job") -> str:
+    """Return what all jobs of a pack have in common; zero and other numbers take different branches in torch.optim."""
+    config = job.config
+    trainer = {k: _marked(v) if k in _WATCHED else v for k, v in config["trainer"].items()}
+    free = {"seed": 0, "optimizer": _marked(config["optimizer"]), "scheduler": _marked(config["scheduler"])}
+    return repr((config | free | {"trainer": trainer}, job.options.get("experiments")))
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _marked(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_marked(v) for v in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number" if value else "zero"
+    return value
+
+
+def _planned(packs: Sequence[Pack]) -> Iterator[tuple[Sequence["Job"], str]]:
+    """Yield each pack and how it would be trained."""
+    from gdexp.build import build
+    from gdexp.build.together import Apart, chunks
+    from gdexp.config.check import filled
+    from gdexp.config.targets import local_modules
+
+    for jobs, _ in packs:
+        try:
+            if len(jobs) == 1 or jobs[0].config["sweep"]["stack"] == "never":
+                yield jobs, "one by one"
+                continue
+            with local_modules():
+                sizes = chunks(build(filled(jobs[0].config), jobs[0].options), len(jobs))
+            yield jobs, "as one program" if len(sizes) == 1 else f"as {len(sizes)} programs of up to {sizes[0]}"
+        except Apart as reason:
+            yield jobs, f"one by one: {reason}"
+
+
+def _record(
+    jobs: Sequence["Job"], words: Sequence[str], found: Found, provenance: "Provenance", interrupted: bool
+) -> None:
+    """Write the summary run: the table, the overrides and the counts."""
+    from gdexp import tracking
+
+    results = [r for r in found.values() if isinstance(r, Result)]
+    counts = {f"runs_{k}": sum(r.outcome == k for r in results) for k in ("completed", "diverged", "stopped")}
+    counts["runs_failed"] = len(found) - len(results)
+    tags = provenance.tags() | {"gdexp.sweep": str(jobs[0].sweep), "gdexp.kind": "sweep"}
+    texts = {"sweep.csv": table(jobs, found), "overrides.txt": "".join(f"{word}\n" for word in words)}
+    name = f"sweep of {len(jobs)}: {' '.join(words)}"
+    described = tracking.Description(name if len(name) <= 200 else f"{name[:199]}…", {}, tags, texts)
+    config = jobs[0].config["tracking"]
+    try:
+        with tracking.start(config, [described], study=jobs[0].options.get("experiments")) as record:
+            record.add(0, {k: float(v) for k, v in counts.items()})
+            if interrupted:
+                raise _Interrupted
+            record.finish("completed", {})
+    except _Interrupted:
+        pass
+
+
+class _Interrupted(BaseException):
+    """Ends the summary of a sweep that was cut off as KILLED."""
+
+
+def table(jobs: Sequence["Job"], found: Found) -> str:
+    """Return the runs as CSV: how each ended, the params in which they differ, and the last value of each metric."""
+    results = {number: r for number, r in found.items() if isinstance(r, Result)}
+    params = dict.fromkeys(k for r in results.values() for k in r.params)
+    varied = [k for k in params if len({r.params.get(k) for r in results.values()}) > 1]
+    metrics = list(dict.fromkeys(k for r in results.values() for k in r.metrics))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["job", "run_id", "name", "status", "outcome", *varied, *metrics])
+    for job in jobs:
+        if (r := results.get(job.number)) is not None:
+            own = [r.params.get(k, "") for k in varied] + [_cell(r.metrics.get(k)) for k in metrics]
+            writer.writerow([job.number, r.run_id, r.name, r.status, r.outcome, *own])
+        elif job.number in found:
+            writer.writerow([job.number, "", job.name, "FAILED", "", *[""] * (len(varied) + len(metrics))])
+    return text.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else typed(value)
+
+
+def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
+    results = [found[job.number] for job in jobs if job.number in found]
+    good = [r for r in results if isinstance(r, Result)]
+    failed = [(job, error) for job in jobs if isinstance(error := found.get(job.number), Exception)]
+    objective = next((r.objective_name for r in good if r.objective_name), None)
+    least = objective is None or better(objective) == "min"
+    say(sweep_report(good, len(failed), objective, seconds, least))
+    if failed:
+        failures_report(failed)
