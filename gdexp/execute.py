@@ -1,6 +1,7 @@
 """Train jobs and record them: `execute`."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -332,7 +333,10 @@ def _torch_set_up(parts: "Parts") -> Iterator[None]:
         uninitialized.fill_uninitialized_memory = False  # slow, for debugging
         torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports nothing
     try:
-        yield
+        with warnings.catch_warnings():
+            if len(parts.runs) > 1:  # of calls that torch.func makes for each run apart
+                warnings.filterwarnings("ignore", "There is a performance drop")
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)

@@ -4,6 +4,7 @@ Through the command line's own functions; the runs alone go the way of one run, 
 """
 
 import math
+import sqlite3
 
 import pytest
 import torch
@@ -32,17 +33,20 @@ def sweep(*words):
     return {row["name"]: row for row in table.to_dict("records")}
 
 
-def trained_as(run_id):
-    from mlflow.tracking import MlflowClient
+def query(sql, *values):
+    connection = sqlite3.connect("mlflow.db")
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
 
-    return MlflowClient("sqlite:///mlflow.db").get_run(run_id).data.tags["gdexp.trained_as"]
+
+def trained_as(run_id):
+    return query("SELECT value FROM tags WHERE run_uuid=? AND key='gdexp.trained_as'", run_id)[0][0]
 
 
 def curve(run_id, key="train_loss"):
-    from mlflow.tracking import MlflowClient
-
-    points = MlflowClient("sqlite:///mlflow.db").get_metric_history(run_id, key)
-    return [p.value for p in sorted(points, key=lambda p: p.step)]
+    return [v for (v,) in query("SELECT value FROM metrics WHERE run_uuid=? AND key=? ORDER BY step", run_id, key)]
 
 
 def weights(here, run_id, name="weights"):
@@ -124,7 +128,7 @@ FEATURES = {
     "target": ["trainer.target=1.2", "optimizer=adam"],
     "metrics": ["metrics=[f1,auroc,top_3]", "data.test_fraction=0.2"],
     "steps": ["trainer.max_steps=17", "trainer.log_steps=5"],
-    "batch norm": ["model.norm=batch", "optimizer=adam"],
+    "batch norm": ["model.norm=batch", "optimizer=momentum"],
     "layer norm": ["model.norm=layer", "optimizer=adam"],
     "groups": ["optimizer=adamw", "optimizer.param_groups={bias: {weight_decay: 0, lr: 0.002}}"],
 }
@@ -139,12 +143,6 @@ def test_feature_of_training_in_a_stack(stocked, feature):
     assert {trained_as(run["run_id"]).split()[0] for run in found.values()} == {"stack"}
     sampled = [name for name in found if name.endswith(("seed=0", "seed=3"))][-2:]
     same_as_alone(stocked, found, words, sampled, rel=1e-5)
-    for name in sampled:
-        [alone] = [
-            r for r in gdexp.runs().to_dict("records") if r["name"] == " ".join([*words[4:], *name_words(name)])
-        ] or [None]
-        if alone:
-            assert alone["outcome"] == found[name]["outcome"]
 
 
 def test_best_and_averaged_weights_are_each_runs_own(stocked):
@@ -210,7 +208,7 @@ STACKED = {
     "Tied": True,
     "Frozen": True,
     "Unused": True,
-    "Recurrent": True,
+    "Recurrent": False,
     "Noisy": True,
     "Choosy": False,
     "Loose": False,

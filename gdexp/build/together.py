@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from gdexp.average import Average
 from gdexp.build import SMALL_WORK, Parts, make_model, updates
 from gdexp.build.rows import count, seed_everything
-from gdexp.data import TensorData
 from gdexp.data.batches import Batches
 from gdexp.data.loading import Loader
 from gdexp.learner import OneRun
@@ -71,9 +71,9 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
         most = 2 ** int(math.log2(min(max(_CHUNK_WORK / work, _FEWEST), _LARGEST_CHUNK)))
     else:
         most = sweep["chunk"]
-    parts = -(-runs // most)
-    if runs < 2 or runs // parts < 2:
+    if runs < 2:
         raise Apart("one run")
+    parts = min(-(-runs // most), runs // 2)  # a lone one may round differently
     return [runs // parts + (i < runs % parts) for i in range(parts)]
 
 
@@ -114,7 +114,7 @@ def build_together(first: Parts, configs: Sequence[dict[str, Any]], options: Map
         )
     except RuntimeError as error:
         raise Apart(_line(error)) from error
-    _compare(stack, each, loss, data, trainer["batch_size"])
+    _compare(stack, each, first)
     named = dict(first.model.named_parameters())
     pilots = [updates.make_optimizer(config["optimizer"], named) for config in configs]
 
@@ -136,30 +136,35 @@ def _generator(device: torch.device, state: Tensor, seed: int) -> torch.Generato
     return generator.set_state(state) if device.type == "cpu" else generator.manual_seed(seed)
 
 
-def _compare(
-    stack: Stack, each: Sequence[tuple[nn.Module, Tensor]], loss: Any, data: TensorData, batch_size: int | None
-) -> None:
+def _compare(stack: Stack, each: Sequence[tuple[nn.Module, Tensor]], first: Parts) -> None:
     """Refuse to train runs as one where its first step isn't that of the runs alone.
 
     The first and the last run are tried, in copies; parameters on which the loss doesn't depend are noted.
     """
-    _, batch = next(Batches(data.train, batch_size)(None))
+    loss = first.loss
+    _, batch = next(Batches(first.data.train, first.config["trainer"]["batch_size"])(None))
     places = [0, len(each) - 1]
     pair = stack.part(places)
     alone = [_alone(copy.deepcopy(each[place][0]), each[place][1], loss, batch) for place in places]
+    optimizer = first.learner.step.optimizer  # type: ignore[attr-defined]
+    if not isinstance(optimizer, torch.optim.SGD) and any(_is_noise(list(own.values())) for _, own, _ in alone):
+        raise Apart("gradients that are rounding errors only, as of a bias before a batch norm")
     unused = [{name for name, g in gradients.items() if g is None} for _, gradients, _ in alone]
     if unused[0] != unused[1]:
         raise Apart("runs that use different parameters")
     stack.unused = pair.unused = unused[0] & {name for name, p in stack.parameters.items() if p.requires_grad}
     try:
-        measures, gradients = pair.gradients(batch)
+        with warnings.catch_warnings(action="ignore"):
+            measures, gradients = pair.gradients(batch)
+            weights = {name: t.clone() for name, t in pair.weights().items()}
+            for split in filter(None, first.data[1:3]):
+                pair.evaluate(next(Batches(split, 2)(None))[1])
     except Exception as error:
         raise Apart(_line(error)) from error
-    tensors = dict(pair.weights())
     for i, (value, own, state) in enumerate(alone):
         same = _close(measures["train_loss"][i], value)
         same = same and all(_close(gradients[k][i], g) for k, g in own.items() if g is not None)
-        if not (same and all(_close(tensors[k][i], t) for k, t in state.items())):
+        if not (same and all(_close(weights[k][i], t) for k, t in state.items())):
             raise Apart("a model that computes something else when it is stacked")
 
 
@@ -180,6 +185,13 @@ def _alone(model: nn.Module, state: Tensor, loss: Any, batch: Any) -> tuple[Tens
     if any(g is not None and g.is_sparse for g in gradients.values()):
         raise Apart("sparse gradients")
     return value.detach(), gradients, {k: t.detach() for k, t in model.state_dict().items()}
+
+
+def _is_noise(gradients: Sequence[Tensor | None]) -> bool:
+    """Say whether a gradient is zero but for rounding; a step that is normalised by its size follows chance."""
+    norms = [float(torch.linalg.vector_norm(g.double())) for g in gradients if g is not None]
+    least = max(norms, default=0.0) * max((torch.finfo(g.dtype).eps for g in gradients if g is not None), default=0.0)
+    return any(0 < norm < 100 * least for norm in norms)
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Random numbers of a stack's forward pass: each run draws its own, as it would alone."""
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,23 @@ class OwnDraws(TorchFunctionMode):
 
     def _randn(self, *size: Any, **options: Any) -> Tensor:
         return self.drawn(torch.empty(*size, **options), lambda t, g: t.normal_(generator=g))
+
+    def _many_heads(self, *args: Any, **options: Any) -> Any:
+        """Multi-head attention with its own calls replaced: it is one call to torch, which looks no further."""
+        own: dict[str, Any] = {"dropout": self._dropout, "scaled_dot_product_attention": self._attention}
+        kept = {name: getattr(F, name) for name in own}
+        thread = threading.get_ident()
+
+        def replaced(name: str) -> Callable[..., Any]:
+            return lambda *a, **k: (own if threading.get_ident() == thread else kept)[name](*a, **k)
+
+        try:
+            for name in own:
+                setattr(F, name, replaced(name))
+            return F.multi_head_attention_forward(*args, **options)
+        finally:
+            for name, function in kept.items():
+                setattr(F, name, function)
 
     def _attention(
         self,
@@ -113,4 +131,5 @@ _OWN: dict[Any, Callable[..., Any]] = {
     torch.rand: OwnDraws._rand,
     torch.randn: OwnDraws._randn,
     F.scaled_dot_product_attention: OwnDraws._attention,
+    F.multi_head_attention_forward: OwnDraws._many_heads,
 }
