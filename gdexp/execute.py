@@ -66,7 +66,7 @@ def execute(
 def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> Iterator[tuple[Sequence["Job"], "Parts"]]:
     """Yield those jobs that one program can train, with their parts."""
     from gdexp.build import build
-    from gdexp.build.together import Apart, build_together, chunks
+    from gdexp.build.together import Apart, Few, build_together, chunks
     from gdexp.config.check import filled
 
     configs = [filled(job.config) for job in jobs]
@@ -79,6 +79,8 @@ def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> It
             some = slice(begin, begin + size)
             yield jobs[some], build_together(first, configs[some], jobs[0].options)
             begin += size
+    except Few:
+        return
     except Apart as reason:
         progress.note(f"{len(jobs)} runs are trained one by one: {reason}")
     except Exception:  # a refusal, or an error in the user's own code: each run says so for itself

@@ -148,7 +148,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         """Train one job, and return its objective for a sweeper that looks for the best."""
         node = HydraConfig.get()
         multirun = node.mode is not None and node.mode.name == "MULTIRUN"
-        parsed = compose.parse([f"{k}={v}" for k, v in (node.sweeper.params or {}).items()] + typed)
+        parsed = compose.parse([f"{k}={v}" for k, v in (node.sweeper.get("params") or {}).items()] + typed)
         varied = grid.sweep_keys(parsed) if multirun else [o.get_key_element() for o in parsed]
         sweep = sweeps.setdefault("id", os.urandom(16).hex()) if multirun else None
         try:

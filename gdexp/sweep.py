@@ -65,7 +65,7 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
         (train or train_here)(packs, provenance, found)
         interrupted = False
     finally:
-        if found and jobs[0].config["tracking"]["writer"] != "none":
+        if (found or interrupted) and jobs[0].config["tracking"]["writer"] != "none":
             _record(jobs, words, found, provenance, interrupted)
         _report(jobs, found, time.monotonic() - began)
     return found
@@ -92,7 +92,7 @@ def check_all(jobs: Sequence["Job"]) -> None:
             try:
                 check_targets(check(job.config, sound), sound)
             except Refusal as refusal:
-                lines.append(f"job {job.number} ({job.name}): {refusal}")
+                lines.append(f"{job.label}: {refusal}")
             except Exception:  # a module of the user's own that can't be imported: the job fails, with its record
                 continue
     if lines:
@@ -200,6 +200,6 @@ def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
     failed = [(job, error) for job in jobs if isinstance(error := found.get(job.number), Exception)]
     objective = next((r.objective_name for r in good if r.objective_name), None)
     least = objective is None or better(objective) == "min"
-    say(sweep_report(good, len(failed), objective, seconds, least))
+    say(sweep_report(good, len(failed), len(jobs), objective, seconds, least))
     if failed:
         failures_report(failed)

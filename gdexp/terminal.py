@@ -166,13 +166,14 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
 
 
 def sweep_report(
-    results: "Sequence[Result]", failed: int, objective: str | None, seconds: float, least_is_best: bool
+    results: "Sequence[Result]", failed: int, jobs: int, objective: str | None, seconds: float, least_is_best: bool
 ) -> str:
     """Return the counts of a sweep, its best ten runs and how to see them.
 
     Args:
         results: of the runs that did not fail.
         failed: how many did.
+        jobs: of the sweep.
         objective: the metric that they are ordered by.
         seconds: that the sweep took.
         least_is_best: else the largest.
@@ -180,10 +181,10 @@ def sweep_report(
     outcomes = Counter(r.outcome for r in results)
     counts = {k: outcomes[k] for k in ("completed", "diverged", "stopped")} | {"failed": failed}
     shown = ", ".join(f"{n} {k}" for k, n in counts.items() if n or k == "completed")
-    stacked = sum(r.stacked for r in results)
-    lines = [
-        f"\n{len(results) + failed} runs in {seconds:.1f} s, {stacked} of them as one program with others: {shown}"
-    ]
+    count, stacked = len(results) + failed, sum(r.stacked for r in results)
+    how = f", {stacked} of them as one program with others" if stacked else ""
+    whole = f"{count} run{'s' * (count != 1)}" if count == jobs else f"{count} of {jobs} runs"
+    lines = [f"\n{whole} in {seconds:.1f} s{how}: {shown}"]
     measured = [r for r in results if r.outcome != "diverged" and r.objective is not None]
     best = sorted(measured, key=lambda r: r.objective if least_is_best else -r.objective)[:10]  # type: ignore[operator,arg-type,return-value]
     width = max((len(r.name) for r in best), default=0)
@@ -207,7 +208,7 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
             traceback.print_exception(error)
     for job, error in failed:
         line = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"gdexp: job {job.number} ({job.name}) failed: {line}", file=sys.stderr)
+        print(f"gdexp: {job.label} failed: {line}", file=sys.stderr)
 
 
 def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", most: int = 100) -> str:

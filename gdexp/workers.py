@@ -32,8 +32,10 @@ class Share:
         import torch
         from hydra.core.hydra_config import HydraConfig
 
+        from gdexp.step import spare_dynamo
         from gdexp.tracking.provenance import Provenance
 
+        spare_dynamo()  # the process is the sweep's own
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         found: Found = {}

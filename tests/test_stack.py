@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 import gdexp
 from gdexp.config.sources import options
 
+DIGITS = ["data=digits", "data.val_fraction=100", "data.test_fraction=1400", "loss=cross_entropy"]  # 297 to learn from
 PROBLEMS = {
     "tutorial": [],
-    "mlp": ["data=digits", "model=mlp", "model.hidden=[16]", "model.dropout=0.2", "loss=cross_entropy"],
-    "cnn": ["data=digits", "model=cnn", "model.channels=[4]", "loss=cross_entropy"],
+    "mlp": [*DIGITS, "model=mlp", "model.hidden=[16]", "model.dropout=0.2"],
+    "cnn": [*DIGITS, "model=cnn", "model.channels=[4]"],
     "transformer": [
-        *("data=digits", "model=transformer", "model.width=8", "model.heads=2", "model.feedforward=8"),
-        *("model.layers=1", "model.dropout=0.1", "loss=cross_entropy"),
+        *(*DIGITS, "model=transformer", "model.width=8", "model.heads=2", "model.feedforward=8"),
+        *("model.layers=1", "model.dropout=0.1"),
     ],
 }
 RATES = {"adadelta": "0.5,1.0", "adafactor": "0.01,0.02", "lbfgs": "0.1,0.2", "rprop": "0.001,0.01"}
@@ -78,7 +79,7 @@ def name_words(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [None, 200])
+@pytest.mark.parametrize("batch", [None, 100])
 @pytest.mark.parametrize("seeds", ["0", "0,1"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -91,7 +92,7 @@ def test_every_optimizer_stacks_as_it_trains_alone(stocked, problem, optimizer, 
     ways = {trained_as(run["run_id"]).split()[0] for run in found.values()}
     assert ways == ({"plain"} if optimizer == "lbfgs" else {"stack"})
     last = f"lr={rates.split(',')[-1]}"
-    same_as_alone(stocked, found, words, [f"{last} seed=0", f"{last} seed=2"], rel=1e-6, bits=problem == "tutorial")
+    same_as_alone(stocked, found, words, [f"{last} seed=2"], rel=1e-6, bits=problem == "tutorial")
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -1,8 +1,13 @@
 """Sweeps: what they expand to, that all is checked first, and that each job is the run it would be alone."""
 
+import csv
 import math
+import signal
+import sqlite3
+import time
 
 import pytest
+import torch
 
 import gdexp
 from gdexp.config.compose import compose
@@ -136,3 +141,194 @@ def test_launch_leaves_the_hosts_hydra_config_alone(stocked):
     before = HydraConfig.instance().cfg
     gdexp.launch(["trainer.epochs=1"])
     assert HydraConfig.instance().cfg is before
+
+
+def test_each_option_has_axes_of_its_own():
+    each = "sweep.each={adam: {optimizer.lr: 'logspace(1e-4,1e-2,3)'}, sgd: {optimizer: {lr: '0.1,0.2'}}}"
+    found = names(each, "seed=0,1")
+    adam = [f"optimizer=adam seed={s} lr={lr}" for s in (0, 1) for lr in (0.0001, 0.001, 0.01)]
+    assert found == adam + [f"optimizer=sgd seed={s} lr={lr}" for s in (0, 1) for lr in (0.1, 0.2)]
+    assert names("optimizer=sgd,adam,rmsprop", each.replace("0.1,0.2", "0.5"))[:1] == ["optimizer=sgd lr=0.5"]
+    for wrong in ("{adam: {}, sdg: {}}", "{adam: 3}", "{linear: {}}", "{adam: {optimizer.lrr: '1,2'}}"):
+        with pytest.raises(ValueError, match="sweep.each|optimizer.lr"):
+            compose([f"sweep.each={wrong}"], multirun=True)
+
+
+def test_samples_fill_the_box_and_repeat(here):
+    words = ["optimizer.lr=loguniform(1e-4,1)", "optimizer.momentum=uniform(0,0.9)", "sweep.samples=256"]
+    jobs = compose(words, multirun=True)
+    points = [(math.log10(j.config["optimizer"]["lr"]) / -4, j.config["optimizer"]["momentum"] / 0.9) for j in jobs]
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in points)
+    for a in range(8):  # of 256 scrambled Sobol points 4 are in each of 8 × 8 boxes
+        for b in range(8):
+            inside = [1 for x, y in points if a <= 8 * x < a + 1 and b <= 8 * y < b + 1]
+            assert abs(len(inside) - 4) <= 1  # values are rounded to six digits
+    assert [j.name for j in jobs] == [j.name for j in compose(words, multirun=True)]
+    assert [j.name for j in jobs] != [j.name for j in compose([*words, "sweep.seed=1"], multirun=True)]
+    assert len(names(*words[:2], "sweep.samples=4", "seed=0,1,2")) == 12
+    hidden = compose(["model=mlp", "trainer.batch_size=int(interval(1,4))", "sweep.samples=64"], multirun=True)
+    assert {j.config["trainer"]["batch_size"] for j in hidden} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sweep.samples=8", "seed=0,1"], "needs an axis to draw from"),
+        (["optimizer.lr=loguniform(1e-4,1)"], "is drawn: say how often"),
+        (["optimizer.lr=loguniform(1,0.1)", "sweep.samples=4"], "0 < low < high"),
+        (["seed=range(0,1000000000)"], "a sweep of 1000000000 jobs"),
+        (["optimizer.lr=logspace(1e-4,1,1000000)"], "logspace gives 1 to 100000"),
+        (["sweep.chunk=1", "seed=0,1"], "`sweep.chunk` must be auto or a whole number from 2"),
+        (["sweep.stack=auto,never"], "can't be swept"),
+        (["sweep.objective=vall_loss", "data=iris", "loss=cross_entropy", "seed=0,1"], "did you mean `val_loss`"),
+        (["sweep.each=3", "seed=0,1"], "`sweep.each` must be a mapping"),
+        (["sweep.bla=3", "seed=0,1"], "`sweep.bla` is not a key"),
+    ],
+)
+def test_wrong_sweep_gets_one_line(stocked, words, line):
+    with pytest.raises(ValueError, match=line) as refusal:
+        gdexp.launch(words, multirun=True)
+    assert "\n" not in str(refusal.value) and len(gdexp.runs()) == 0
+
+
+def test_plan_shows_jobs_and_packs_and_trains_nothing(gdexp_run, here):
+    done = gdexp_run("-m", "optimizer.lr=logspace(1e-4,1,5)", "optimizer=sgd,lbfgs", "sweep.plan=true")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "10 jobs in 2 packs; nothing is trained",
+        "5 runs as one program",
+        "  1  lr=0.0001 optimizer=sgd",
+    ]
+    assert "5 runs one by one: LBFGS evaluates the loss by itself" in lines and list(here.iterdir()) == []
+
+
+def test_mixed_sweep_is_complete_and_each_run_is_itself(stocked):
+    words = ["data=iris", "model=mlp", "loss=cross_entropy", "trainer.epochs=3", "trainer.batch_size=40"]
+    axes = ["optimizer=sgd,adam,rmsprop,lbfgs", "optimizer.lr=0.01,0.1", "seed=0,1", "model.hidden=[16],[8]"]
+    table = gdexp.launch([*words, *axes], multirun=True)
+    assert len(table) == 32 and set(table.status) == {"FINISHED"}
+    for run in table.iloc[[0, 13, 22, 31]].to_dict("records"):
+        own = [f"{k}={run[k]}" for k in ("optimizer", "optimizer.lr", "seed", "model.hidden")]
+        [alone] = gdexp.launch([*words, *own]).to_dict("records")
+        assert run["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+        assert all(
+            run[k] == v for k, v in alone.items() if k.startswith(("data.", "model.", "trainer.")) and v is not None
+        )
+
+
+def test_record_of_a_stacked_run_is_that_of_the_run_alone(stocked):
+    from mlflow.tracking import MlflowClient
+
+    words = [
+        "data=iris",
+        "model=mlp",
+        "loss=cross_entropy",
+        "optimizer=adam",
+        "trainer.epochs=2",
+        "data.test_fraction=0.2",
+    ]
+    table = gdexp.launch(
+        [*words, "optimizer.lr=0.01,0.1", "optimizer.betas=[0.9,0.99],[0.8,0.9]", "seed=0,1"], multirun=True
+    )
+    [alone] = gdexp.launch([*words, "optimizer.lr=0.1", "optimizer.betas=[0.8,0.9]", "seed=1"]).run_id
+    stacked = table.iloc[-1].run_id
+    client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
+    one, other = client.get_run(stacked), client.get_run(alone)
+    assert one.data.params == other.data.params and one.data.metrics.keys() == other.data.metrics.keys()
+    own = {"gdexp.sweep", "gdexp.trained_as", "mlflow.runName"}
+    assert {k: v for k, v in one.data.tags.items() if k not in own} == {
+        k: v for k, v in other.data.tags.items() if k not in own
+    }
+    assert one.data.tags["gdexp.trained_as"] == "stack chunk=8 threads=1"
+    files = [{p.name: p for p in stocked.glob(f"mlruns/*/{i}/artifacts/*")} for i in (stacked, alone)]
+    assert files[0].keys() == files[1].keys()
+    assert files[0]["config.yaml"].read_text() == files[1]["config.yaml"].read_text()
+    assert one.inputs.dataset_inputs[0].dataset.digest == other.inputs.dataset_inputs[0].dataset.digest
+    assert gdexp.load(stacked)(torch.zeros(1, 4)).shape == (1, 3)
+
+
+def test_sweep_leaves_a_summary(gdexp_run, stocked):
+    from mlflow.tracking import MlflowClient
+
+    done = gdexp_run("-m", "optimizer.lr=0.01,0.1,5", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
+    ids = [e.experiment_id for e in client.search_experiments()]
+    [summary] = client.search_runs(ids, "tags.\"gdexp.kind\" = 'sweep'")
+    assert summary.info.status == "FINISHED" and summary.data.metrics["runs_diverged"] == 2
+    folder = next(stocked.glob(f"mlruns/*/{summary.info.run_id}/artifacts"))
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    table = gdexp.runs()
+    assert {r["run_id"] for r in rows} == set(table.run_id) and len(rows) == 6
+    assert {r["optimizer.lr"] for r in rows} == {"0.01", "0.1", "5"}
+    assert (folder / "overrides.txt").read_text().split() == ["optimizer.lr=0.01,0.1,5", "seed=0,1"]
+    sweep = summary.data.tags["gdexp.sweep"]
+    assert set(gdexp.runs(sweep).run_id) == set(table.run_id)
+
+
+def test_interrupted_sweep_keeps_what_there_is(start_run, stocked):
+    process = start_run("-m", "optimizer.lr=logspace(1e-4,0.1,50)", "optimizer=sgd,adam", "trainer.epochs=100000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        connection = sqlite3.connect(stocked / "mlflow.db")
+        [(count,)] = connection.execute("SELECT count(*) FROM metrics")
+        connection.close()
+        if count:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - began < 3
+    table = gdexp.runs()
+    assert len(table) == 50 and set(table.status) == {"KILLED"} and table.train_loss.notna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local"]])
+def test_launcher_trains_the_packs_in_its_processes(gdexp_run, stocked, launcher):
+    name, *settings = launcher
+    axes = ["optimizer.lr=logspace(1e-4,1,8)", "optimizer=sgd,adam", "trainer.epochs=20"]
+    done = gdexp_run("-m", f"hydra/launcher={name}", *settings, *axes)
+    assert done.returncode == 0, done.stderr
+    assert "16 runs in" in done.stdout and "16 of them as one program with others" in done.stdout
+    table = gdexp.runs()
+    assert len(table) == 16 and set(table.status) == {"FINISHED"}
+    here = gdexp.launch(axes, multirun=True)
+    merged = here.merge(table, on=["optimizer", "optimizer.lr"])
+    assert len(merged) == 16 and (merged.train_loss_x == merged.train_loss_y).all()
+    assert {p.name for p in stocked.iterdir()} == {"mlflow.db", "mlruns"}
+
+
+def test_shares_are_even_and_whole():
+    from gdexp.sweep import Pack, packed
+    from gdexp.workers import deal
+
+    jobs = compose(["optimizer=sgd,adam,lbfgs", "optimizer.lr=logspace(1e-4,1,33)"], multirun=True)
+    for workers in (1, 2, 3, 5, 64, 1000):
+        shares = deal(packed(jobs), workers)
+        assert sorted(j.number for share in shares for pack in share for j in pack.jobs) == list(range(1, 100))
+        assert all(pack.runs == 33 and len(pack.jobs) >= 2 for share in shares for pack in share)
+        sizes = [sum(len(pack.jobs) for pack in share) for share in shares]
+        assert len(shares) == min(workers, sum(map(len, shares))) and max(sizes) <= 2 * min(sizes) + 1
+    assert isinstance(packed(jobs)[0], Pack)
+
+
+def test_another_sweeper_gets_the_objective(gdexp_run, stocked):
+    (stocked / "hydra_plugins").mkdir()
+    (stocked / "hydra_plugins/greedy.py").write_text(
+        "from hydra.core.config_store import ConfigStore\n"
+        "from hydra.core.plugins import Plugins\n"
+        "from hydra.plugins.sweeper import Sweeper\n"
+        "class Greedy(Sweeper):\n"
+        "    def setup(self, **settings):\n"
+        "        self.settings = settings\n"
+        "    def sweep(self, arguments):\n"
+        "        launcher = Plugins.instance().instantiate_launcher(**self.settings)\n"
+        "        jobs = launcher.launch([[*arguments, f'optimizer.lr={lr}'] for lr in (0.01, 0.1, 9)], 0)\n"
+        "        print('objectives', [job.return_value for job in jobs])\n"
+        "ConfigStore.instance().store('greedy', {'_target_': 'hydra_plugins.greedy.Greedy'}, 'hydra/sweeper')\n"
+    )
+    done = gdexp_run("-m", "hydra/sweeper=greedy", "seed=1")
+    assert done.returncode == 0, done.stderr
+    assert "objectives [" in done.stdout and ", inf]" in done.stdout and len(gdexp.runs()) == 3

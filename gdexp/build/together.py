@@ -28,6 +28,10 @@ class Apart(Exception):
     """Why runs can't be trained as one program."""
 
 
+class Few(Apart):
+    """They are too few for it to pay."""
+
+
 def obstacle(config: Mapping[str, Any]) -> str:
     """Return the key for which runs with such a config train one by one; nothing if there is none."""
     trainer = config["trainer"]
@@ -65,14 +69,14 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     fewest = _FEWEST_TINY if work <= _TINY_WORK else _FEWEST
     if sweep["chunk"] == "auto":
         if (whole or runs) < fewest:
-            raise Apart(f"fewer than {fewest} runs")
+            raise Few(f"fewer than {fewest} runs")
         if work > SMALL_WORK and next(first.model.parameters()).device.type == "cpu":
             raise Apart("large steps, which are no quicker together")
         most = 2 ** int(math.log2(min(max(_CHUNK_WORK / work, _FEWEST), _LARGEST_CHUNK)))
     else:
         most = sweep["chunk"]
     if runs < 2:
-        raise Apart("one run")
+        raise Few("one run")
     parts = min(-(-runs // most), runs // 2)  # a lone one may round differently
     return [runs // parts + (i < runs % parts) for i in range(parts)]
 

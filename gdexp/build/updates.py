@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gdexp.build import fit, rows
-from gdexp.build.watching import make_watch
+from gdexp.build.watching import check_objective, make_watch
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
@@ -87,6 +87,7 @@ def make_run(
     """Return what a run has for itself: its seed, its schedule and what watches it."""
     trainer = config["trainer"]
     watch = make_watch(trainer, data, loss, metrics)
+    check_objective(config["sweep"]["objective"], trainer, data, loss, metrics)
     length = rows.length(data, trainer, config["scheduler"]["interval"])
     schedule = make_schedule(config["scheduler"], optimizer, length, watch)
     watched = any(trainer[k] is not None for k in ("monitor", "patience", "target"))

@@ -48,11 +48,25 @@ def make_metrics(wanted: list[str], loss: Any, data: TensorData) -> tuple[dict[s
 def make_watch(trainer: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]) -> Watch:
     """Return what follows the monitor; its name is checked where it can be known before training."""
     monitor = trainer["monitor"] or ("val_loss" if data.val is not None else "train_loss")
-    known = ["train_loss", "lr", *trainer["record"]]
-    if data.val is not None:
-        measured = [f"val_{name}" for name in ("loss", "accuracy", *further)]
-        known += measured + [f"{name}_ema" for name in measured if trainer["ema"] is not None]
+    known = ["train_loss", "lr", *trainer["record"], *_measured("val", data.val, trainer, further)]
     if loss is not None and monitor not in known:  # a model's own numbers aren't known yet
         raise Refusal(f"`trainer.monitor`: this run has no {monitor!r}{nearest(monitor, known)}")
     mode = trainer["monitor_mode"] if trainer["monitor_mode"] != "auto" else better(monitor)
     return Watch(monitor, mode=mode, **{k: trainer[k] for k in ("patience", "min_delta", "target")})
+
+
+def check_objective(
+    name: str | None, trainer: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]
+) -> None:
+    """Refuse to order the runs of a sweep by what they don't measure, likewise."""
+    splits = {"val": data.val, "test": data.test}
+    measured = [m for split, rows in splits.items() for m in _measured(split, rows, trainer, further)]
+    known = ["train_loss", "lr", *trainer["record"], *measured]
+    if name is not None and loss is not None and name not in known:
+        raise Refusal(f"`sweep.objective`: these runs have no {name!r}{nearest(name, known)}")
+
+
+def _measured(split: str, rows: Any, trainer: Mapping[str, Any], further: Mapping[str, Metric]) -> list[str]:
+    """Return the names of what is measured on a split."""
+    names = [f"{split}_{name}" for name in ("loss", "accuracy", *further)] if rows is not None else []
+    return names + [f"{name}_ema" for name in names if trainer["ema"] is not None]

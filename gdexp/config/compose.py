@@ -36,6 +36,11 @@ class Job(NamedTuple):
     sweep: str | None  # the sweep it belongs to
     number: int = 1  # in that sweep
 
+    @property
+    def label(self) -> str:
+        """The job as messages name it."""
+        return f"job {self.number} ({self.name})" if self.name else f"job {self.number}"
+
 
 def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = False) -> list[Job]:
     """Compose the jobs that a command line means.
@@ -57,7 +62,7 @@ def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = F
                     return []
                 HydraConfig.instance().set_config(whole)  # for ${hydra:…}
             if multirun or whole.hydra.mode == RunMode.MULTIRUN:
-                study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items()])
+                study = parse([f"{k}={v}" for k, v in (whole.hydra.sweeper.get("params") or {}).items()])
                 typed = {o.get_key_element() for o in parsed}  # which wins over a study's own axis
                 return _grid([*(o for o in study if o.get_key_element() not in typed), *parsed], _sweep(whole))
             if any(o.is_sweep_override() for o in parsed):  # Hydra refuses several values of one key
@@ -189,7 +194,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
         if group in sources.groups():
             return Refusal(f"`{group}={name}` is not an option{nearest(name, sources.options(group))}")
     if isinstance(error, OverrideParseException):
-        return Refusal(f"`{error.override}` is not an override: {str(error).splitlines()[0].strip()}")
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError) else str(error).splitlines()[0].strip()
+        return Refusal(f"`{error.override}` is not an override: {reason}")
     try:
         parsed = parse(overrides)
     except HydraException:

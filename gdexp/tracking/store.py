@@ -17,6 +17,7 @@ from gdexp.tracking import endings
 from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
 _SQLITE = "sqlite:///"
+_SHOWN = 3  # runs that are named when many are closed
 _SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p", "afs")
 
 
@@ -70,8 +71,11 @@ def opened(db: Path) -> Tables | None:
             f"gdexp: {db} lies on a network file system and others write to it; an mlflow server is safer",
             file=sys.stderr,
         )
-    for run_id, name in endings.close_dead(tables):
+    closed = endings.close_dead(tables)
+    for run_id, name in closed[:_SHOWN]:
         print(f"gdexp: run {name} ({run_id}) is closed as KILLED: its process is gone", file=sys.stderr)
+    if len(closed) > _SHOWN:
+        print(f"gdexp: so are {len(closed) - _SHOWN} more", file=sys.stderr)
     return tables
 
 
