@@ -41,7 +41,7 @@ def test_python_of_the_readme(stocked):
     [block] = re.findall(r"```python\n(import gdexp\n.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(block, names)
-    assert len(names["everything"]) == 1 and names["model"].linear.weight.shape == (1, 1)
+    assert len(names["everything"]) == 10 and names["model"].linear.weight.shape == (1, 1)
 
 
 def test_keys_of_the_readme_exist():
