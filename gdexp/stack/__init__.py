@@ -12,7 +12,7 @@ from gdexp.data.batches import OfEach
 from gdexp.data.split import rows
 from gdexp.losses import Loss
 from gdexp.metrics import Metric
-from gdexp.stack.draws import OwnDraws
+from gdexp.stack.one_of_many import OneOfMany
 from gdexp.stack.optimizer import StackedOptimizer
 
 Named = dict[str, Tensor]
@@ -172,7 +172,7 @@ class Stack:
 
     def _forward(self, name: str, parameters: Named, buffers: Named, index: Tensor, batch: Any) -> Any:
         state = {f"model.{k}": t for k, t in {**parameters, **buffers}.items()}
-        with OwnDraws(self._generators, index):
+        with OneOfMany(self._generators, index):
             measures, output = functional_call(self._module, state, (name, batch))
             return {k: torch.as_tensor(v, device=index.device) for k, v in measures.items()}, output
 

@@ -1,4 +1,4 @@
-"""Random numbers of a stack's forward pass: each run draws its own, as it would alone."""
+"""A stack's forward pass: each run draws its own random numbers, and torch's calls that know no runs are spelt out."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-class OwnDraws(TorchFunctionMode):
+class OneOfMany(TorchFunctionMode):
     """While it is entered, dropout and noise inside `vmap` come from the generators of the runs.
 
     On the CPU the numbers are those that `torch.manual_seed` and the plain function give.
@@ -53,6 +53,24 @@ class OwnDraws(TorchFunctionMode):
 
     def _randn(self, *size: Any, **options: Any) -> Tensor:
         return self.drawn(torch.empty(*size, **options), lambda t, g: t.normal_(generator=g))
+
+    def _squared_error(self, x: Tensor, y: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Mean squared error by its formula, which has the same bits: torch's goes through Python and imports sympy."""
+        reduction = options.get("reduction", "mean")
+        others = [v for k, v in options.items() if k != "reduction" and v is not None]
+        if args or others or x.shape != y.shape or reduction == "none":
+            return F.mse_loss(x, y, *args, **options)
+        squares = (x - y) * (x - y)
+        return squares.mean() if reduction == "mean" else squares.sum()
+
+    def _cross_entropy(self, x: Tensor, y: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Cross entropy of class indices by its formula, whose gradient has the same bits, likewise."""
+        usual = {"weight": None, "size_average": None, "ignore_index": -100, "reduce": None, "label_smoothing": 0.0}
+        reduction, rest = options.get("reduction", "mean"), {k: v for k, v in options.items() if k != "reduction"}
+        plain = x.dim() == 2 and y.dim() == 1 and reduction == "mean" and not args
+        if not plain or any(value != usual.get(k, value) for k, value in rest.items()):
+            return F.cross_entropy(x, y, *args, **options)
+        return -x.log_softmax(1).gather(1, y[:, None]).mean()
 
     def _many_heads(self, *args: Any, **options: Any) -> Any:
         """Multi-head attention with its own calls replaced: it is one call to torch, which looks no further."""
@@ -124,12 +142,14 @@ def _like(x: Tensor, options: dict[str, Any]) -> Tensor:
 
 
 _OWN: dict[Any, Callable[..., Any]] = {
-    F.dropout: OwnDraws._dropout,
+    F.dropout: OneOfMany._dropout,
     torch.dropout: lambda mode, x, p, train: mode._dropout(x, p, train),
-    torch.rand_like: OwnDraws._rand_like,
-    torch.randn_like: OwnDraws._randn_like,
-    torch.rand: OwnDraws._rand,
-    torch.randn: OwnDraws._randn,
-    F.scaled_dot_product_attention: OwnDraws._attention,
-    F.multi_head_attention_forward: OwnDraws._many_heads,
+    torch.rand_like: OneOfMany._rand_like,
+    torch.randn_like: OneOfMany._randn_like,
+    torch.rand: OneOfMany._rand,
+    torch.randn: OneOfMany._randn,
+    F.cross_entropy: OneOfMany._cross_entropy,
+    F.mse_loss: OneOfMany._squared_error,
+    F.scaled_dot_product_attention: OneOfMany._attention,
+    F.multi_head_attention_forward: OneOfMany._many_heads,
 }
