@@ -57,7 +57,7 @@ def directly(db, appending=False):
             tables.add_tags(run_id, tags | {"mlflow.user": "me"})
             tables.add_params(run_id, params)
             for row in data:
-                tables.add_dataset(run_id, experiment, row)
+                tables.add_dataset([run_id], experiment, row)
         for j, batch in enumerate(batches):
             if appending and i % 10 == 3:
                 subprocess.run([sys.executable, __file__, "append", str(db), str(i), str(j)], check=True)

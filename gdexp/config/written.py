@@ -140,7 +140,7 @@ def _changes(old: Any, new: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[t
     """Yield path and value of each leaf that differs; the same containers share their leaves."""
     if old is new:
         return
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    if isinstance(old, dict) and isinstance(new, dict):
         for key in new:
             yield from _changes(old.get(key), new[key], (*path, key))
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):

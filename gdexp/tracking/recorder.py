@@ -144,8 +144,8 @@ class Recorder:
         shared: dict[tuple[str, str], Path] = {}
         self.folders: list[Path] = []
         with self._tables.transaction():
+            experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
             for run_id, run in zip(self._ids, begun, strict=True):
-                experiment, where = self._tables.experiment(run.experiment, location)
                 uri = f"{where.rstrip('/')}/{run_id}/artifacts"
                 if (place := local_path(uri)) is None:
                     raise ArtifactsElsewhere(uri)
@@ -154,8 +154,9 @@ class Recorder:
                 self._tables.add_run(Run(run_id, run.name, user, now, uri, experiment))
                 self._tables.add_tags(run_id, {**run.tags, **own})
                 self._tables.add_params(run_id, run.params)
-                if run.data is not None:
-                    self._tables.add_dataset(run_id, experiment, run.data)
+            if begun[0].data is not None:
+                self._tables.add_dataset(self._ids, experiment, begun[0].data)
+        self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
         for folder, run in zip(self.folders, begun, strict=True):
             _write_texts(folder, run.texts, shared)
 
@@ -240,7 +241,8 @@ class Recorder:
 def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
     """Write the first artifacts of a run, all or none; a text that runs have in common is one file on the disk."""
     draft = folder.with_name(f".{folder.name}.part")
-    draft.mkdir(parents=True)
+    folder.parent.mkdir()
+    draft.mkdir()
     for name, text in texts.items():
         path = draft / name
         if "/" in name:

@@ -17,7 +17,7 @@ What is relied on, and tested against MLflow's own client for each revision in K
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -200,8 +200,8 @@ class Tables:
             [row for _, row in latest.values()],
         )
 
-    def add_dataset(self, run_id: str, experiment_id: int, data: DatasetRow) -> None:
-        """Say which data a run saw."""
+    def add_dataset(self, run_ids: Sequence[str], experiment_id: int, data: DatasetRow) -> None:
+        """Say which data runs saw."""
         self.execute(
             "INSERT OR IGNORE INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type,"
             " dataset_source, dataset_schema, dataset_profile) VALUES (?,?,?,?,?,?,?,?)",
@@ -209,18 +209,17 @@ class Tables:
         )
         find = "SELECT dataset_uuid FROM datasets WHERE experiment_id=? AND name=? AND digest=?"
         [(dataset,)] = self.select(find, experiment_id, data.name, data.digest)
-        join = "source_type='DATASET' AND source_id=? AND destination_type='RUN' AND destination_id=?"
-        if self.select(f"SELECT 1 FROM inputs WHERE {join}", dataset, run_id):
-            return
-        edge = uuid4().hex
+        join = "source_type='DATASET' AND source_id=? AND destination_type='RUN'"
+        there = {run_id for (run_id,) in self.select(f"SELECT destination_id FROM inputs WHERE {join}", dataset)}
+        edges = {run_id: uuid4().hex for run_id in run_ids if run_id not in there}
         sql = (
             "INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id)"
             " VALUES (?,'DATASET',?,'RUN',?)"
         )
-        self.execute(sql, edge, dataset, run_id)
+        self._connection.executemany(sql, [(edge, dataset, run_id) for run_id, edge in edges.items()])
         if data.context is not None:
             tag = "INSERT INTO input_tags (input_uuid, name, value) VALUES (?,'mlflow.data.context',?)"
-            self.execute(tag, edge, data.context)
+            self._connection.executemany(tag, [(edge, data.context) for edge in edges.values()])
 
     def rename_run(self, run_id: str, new: str) -> None:
         """Give a run another id, in a store that only gdexp reads."""

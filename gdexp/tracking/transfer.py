@@ -179,7 +179,7 @@ def merge(source: Tables, target: Tables, run_id: str) -> bool:
         rows = source.select("SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=?", run_id)
         target.add_metrics(run_id, [Number(k, float("nan") if nan else v, t, s) for k, v, t, s, nan in rows])
         for data in _datasets(source, run_id):
-            target.add_dataset(run_id, number, data)
+            target.add_dataset([run_id], number, data)
     return True
 
 
