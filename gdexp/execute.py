@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gdexp.config.compose import Job
     from gdexp.tracking import Record
     from gdexp.tracking.provenance import Provenance
-    from gdexp.train import Epoch
+    from gdexp.train import Epoch, Loop
 
 Ended = tuple["Job", Result | Exception]
 
@@ -190,7 +190,7 @@ def _train_and_record(parts: "Parts", record: "Record", sweep: "SweepProgress | 
     best: dict[int, float] = {}  # the objective's
     node = parts.config["sweep"]
     with _torch_set_up(parts), nullcontext(sweep) if sweep else Progress(parts.config) as progress:
-        for epochs in _epochs(parts, record, progress):
+        for epochs in _loop(parts, record, progress):
             tested = _tested(parts) if any(epoch.last for epoch in epochs) else {}
             for epoch in epochs:
                 run = epoch.run
@@ -247,10 +247,10 @@ def _of_run(parts: "Parts", run: int, tensors: Mapping[str, "Tensor"]) -> Mappin
     return parts.learner.of_run(run, tensors) if len(parts.runs) > 1 else tensors  # type: ignore[attr-defined]
 
 
-def _epochs(parts: "Parts", record: "Record", progress: "Progress | SweepProgress") -> Iterator[list["Epoch"]]:
+def _loop(parts: "Parts", record: "Record", progress: "Progress | SweepProgress") -> "Loop":
     import torch
 
-    from gdexp.train import train_together
+    from gdexp.train import Loop
 
     trainer = parts.config["trainer"]
     every = trainer["log_steps"]
@@ -264,7 +264,7 @@ def _epochs(parts: "Parts", record: "Record", progress: "Progress | SweepProgres
         progress.step(step)
 
     keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")
-    return train_together(
+    return Loop(
         parts.learner,
         parts.data,
         parts.runs,

@@ -4,6 +4,7 @@ for epoch in train(learner, data, epochs=100, batch_size=64, seed=0):
     print(epoch.epoch, epoch.train_loss)
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -100,29 +101,14 @@ def train(
         seed: as in `Run`.
         schedule: likewise.
         watch: likewise.
-        options: those of `train_together`.
+        options: those of `Loop`.
     """
-    for [epoch] in train_together(learner, data, [Run(seed, schedule, watch)], **options):
+    for [epoch] in Loop(learner, data, [Run(seed, schedule, watch)], **options):
         yield epoch
 
 
-def train_together(
-    learner: Learner | Learners,
-    data: TensorData,
-    runs: Sequence[Run],
-    *,
-    epochs: int,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    divergence_factor: float | None = 1e8,
-    max_steps: int | None = None,
-    max_seconds: float | None = None,
-    average: Average | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    record: Collection[str] = (),
-    on_step: OnStep | None = None,
-) -> Iterator[list[Epoch]]:
-    """Train one run or several, and yield each epoch of those that were in it when it is over.
+class Loop:
+    """One run or several in training: each iteration is an epoch of those that are still in it.
 
     A run diverges when its train_loss L_e isn't finite or L_e > divergence_factor · (1 + |L_1|).
     One that has ended, so or otherwise, disturbs no other; what it left is cut off when that pays.
@@ -142,64 +128,129 @@ def train_together(
         record: names of `gdexp.measures`.
         on_step: called after each step with its number, its measures, and the run at each place.
     """
-    batches, weights = Batches(data.train, batch_size), _Weights(learner, len(runs) > 1)
-    at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
-    limits, done = [math.inf] * len(runs), 0
-    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    for epoch in range(1, epochs + 1):
-        started = time.perf_counter()
-        weights.begin_epoch()
-        scheduled = [schedule for i in at if i is not None and (schedule := runs[i].schedule) is not None]
-        steps: list[tuple[int, Mapping[str, Tensor]]] = []
-        for n, parts in groups(batches(_seeds(runs, at), epoch), accumulate):
-            measures = learner.train_step(*parts)
-            steps.append((n, measures))
-            done += 1
+
+    def __init__(
+        self,
+        learner: Learner | Learners,
+        data: TensorData,
+        runs: Sequence[Run],
+        *,
+        epochs: int,
+        batch_size: int | None = None,
+        accumulate: int = 1,
+        divergence_factor: float | None = 1e8,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        average: Average | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        record: Collection[str] = (),
+        on_step: OnStep | None = None,
+    ) -> None:
+        self._learner, self._data, self._runs, self._average = learner, data, runs, average
+        self._epochs, self._max_steps, self._max_seconds = epochs, max_steps, max_seconds
+        self._batch_size, self._accumulate, self._factor = batch_size, accumulate, divergence_factor
+        self._metrics, self._record, self._on_step = metrics, record, on_step
+        self._batches = Batches(data.train, batch_size)
+        self._weights = _Weights(learner, len(runs) > 1)
+        self._at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
+        self._limits = [math.inf] * len(runs)
+        self.epoch, self._done, self._spent = 0, 0, 0.0  # epochs that are over, steps, seconds before this process
+        self._steps: list[tuple[int, Mapping[str, Tensor]]] = []  # rows and measures, of the epoch that isn't over
+        self._began = time.monotonic()
+
+    def __iter__(self) -> Iterator[list[Epoch]]:
+        while self.epoch < self._epochs and any(i is not None for i in self._at):
+            started = time.perf_counter()
+            self._take_steps()
+            steps, self._steps = self._steps, []
+            trained = time.perf_counter() - started
+            self.epoch += 1
+            found = _means(steps, len(self._at))  # of each run
+            finished = self._diverged(found)
+            if self._data.val is not None and any(i is not None for i in self._at):
+                for own, measured in zip(found, self._validated(), strict=True):
+                    own |= measured
+            late = f"trainer.max_seconds={self._max_seconds:g} are over" if self._is_late() else None
+            for place, i in _there(self._at):
+                own, run = found[place], self._runs[i]
+                if self._record:
+                    whole = time.perf_counter() - started
+                    rows = sum(n for n, _ in steps)
+                    own |= after_epoch(self._record, self._weights.of(place), rows, trained, whole)
+                if run.schedule is not None:
+                    run.schedule.after_epoch(own)
+                stopped = late
+                if run.watch is not None:
+                    seen = self._weights.measured(run.watch.monitor, place, self._average, len(steps))
+                    stopped = run.watch.see(self.epoch, own, seen) or late
+                last = stopped is not None or self.epoch == self._epochs or self._done == self._max_steps
+                finished.append(Epoch(self.epoch, own, False, stopped, last, i))
+                self._at[place] = None if last else i
+            yield sorted(finished, key=lambda e: e.run)
+            self._compact()
+
+    def _take_steps(self) -> None:
+        """Take the steps of an epoch, or those that are left of it."""
+        if not self._steps:
+            self._weights.begin_epoch()
+        scheduled = [s for _, i in _there(self._at) if (s := self._runs[i].schedule) is not None]
+        batches = groups(self._batches(_seeds(self._runs, self._at), self.epoch + 1), self._accumulate)
+        for n, parts in itertools.islice(batches, len(self._steps), None):
+            measures = self._learner.train_step(*parts)
+            self._steps.append((n, measures))
+            self._done += 1
             for schedule in scheduled:
                 schedule.after_step()
-            if average is not None:
-                average.after_step()
-            if on_step is not None:
-                on_step(done, measures, at)
-            if done == max_steps or time.monotonic() >= deadline:
+            if self._average is not None:
+                self._average.after_step()
+            if self._on_step is not None:
+                self._on_step(self._done, measures, self._at)
+            if self._done == self._max_steps or self._is_late():
                 break
-        found = _means(steps, len(at))  # of each run
-        trained = time.perf_counter() - started
-        finished: list[Epoch] = []
-        for place, i in _there(at):
-            if (own_rate := runs[i].schedule) is not None:
-                found[place]["lr"] = own_rate.used
+
+    def _diverged(self, found: Sequence[dict[str, float]]) -> list[Epoch]:
+        """End the runs whose loss is no longer sound, and note the rate that each had."""
+        ended = []
+        for place, i in _there(self._at):
             loss = found[place]["train_loss"]
-            if not math.isfinite(loss) or loss > limits[i]:
-                weights.restore(place)
-                finished.append(Epoch(epoch, found[place], True, None, True, i))
-                at[place] = None
-            elif epoch == 1 and divergence_factor is not None:
-                limits[i] = divergence_factor * (1 + abs(loss))
-        if data.val is not None and any(i is not None for i in at):
-            several = len(at) if len(runs) > 1 else None
-            validated = _validated(learner, data.val, batch_size, metrics, average, several)
-            for own, measured in zip(found, validated, strict=True):
-                own |= measured
-        late = f"trainer.max_seconds={max_seconds:g} are over" if time.monotonic() >= deadline else None
-        for place, i in _there(at):
-            own, run = found[place], runs[i]
-            if record:
-                whole = time.perf_counter() - started
-                own |= after_epoch(record, weights.of(place), sum(n for n, _ in steps), trained, whole)
-            if run.schedule is not None:
-                run.schedule.after_epoch(own)
-            stopped = late
-            if run.watch is not None:
-                seen = weights.measured(run.watch.monitor, place, average, len(steps))
-                stopped = run.watch.see(epoch, own, seen) or late
-            last = stopped is not None or epoch == epochs or done == max_steps
-            finished.append(Epoch(epoch, own, False, stopped, last, i))
-            at[place] = None if last else i
-        yield sorted(finished, key=lambda e: e.run)
-        if not any(i is not None for i in at):
+            if (schedule := self._runs[i].schedule) is not None:
+                found[place]["lr"] = schedule.used
+            if not math.isfinite(loss) or loss > self._limits[i]:
+                self._weights.restore(place)
+                ended.append(Epoch(self.epoch, found[place], True, None, True, i))
+                self._at[place] = None
+            elif self.epoch == 1 and self._factor is not None:
+                self._limits[i] = self._factor * (1 + abs(loss))
+        return ended
+
+    def _validated(self) -> list[dict[str, float]]:
+        """Measure the validation rows, with the weights and with their average."""
+        several = len(self._at) if len(self._runs) > 1 else None
+        arguments = self._learner, self._data.val, self._batch_size, self._metrics, several
+        found = [{f"val_{k}": v for k, v in own.items()} for own in evaluate(*arguments)]
+        if self._average is not None:
+            with self._average.in_place():
+                for own, measured in zip(found, evaluate(*arguments), strict=True):
+                    own |= {f"val_{k}_ema": v for k, v in measured.items()}
+        return found
+
+    def _compact(self) -> None:
+        """Cut off the runs that have ended once they are half of all; two stay, for one alone may round differently."""
+        places = [place for place, _ in _there(self._at)]
+        if len(self._at) <= 2 or 2 * len(places) > len(self._at):
             return
-        at = _compacted(at, learner, weights, average)
+        rest = [place for place, i in enumerate(self._at) if i is None]
+        index = torch.tensor((places + rest)[: max(len(places), 2)])
+        self._learner.keep(index)  # type: ignore[union-attr]
+        self._weights.keep(self._learner, index)
+        if self._average is not None:
+            self._average.keep(self._learner.weights(), index)
+        self._at = [self._at[place] for place in index.tolist()]
+
+    def _is_late(self) -> bool:
+        if self._max_seconds is None:
+            return False
+        return time.monotonic() - self._began + self._spent >= self._max_seconds
 
 
 def evaluate(
@@ -227,22 +278,6 @@ def evaluate(
         whole = [o if runs else o[None] for o, _ in outputs]  # (runs, rows, …)
         for own, output in zip(found, torch.cat(whole, dim=1), strict=True):
             own |= {name: float(metric(output, target)) for name, metric in metrics.items()}
-    return found
-
-
-def _validated(
-    learner: Learner,
-    split: Any,
-    size: int | None,
-    metrics: Mapping[str, Metric] | None,
-    average: Average | None,
-    runs: int | None,
-) -> list[dict[str, float]]:
-    found = [{f"val_{k}": v for k, v in own.items()} for own in evaluate(learner, split, size, metrics, runs)]
-    if average is not None:
-        with average.in_place():
-            for own, measured in zip(found, evaluate(learner, split, size, metrics, runs), strict=True):
-                own |= {f"val_{k}_ema": v for k, v in measured.items()}
     return found
 
 
@@ -293,20 +328,6 @@ def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
     if len({run.seed for run in runs}) == 1:
         return runs[0].seed
     return [runs[0 if i is None else i].seed for i in at]
-
-
-def _compacted(at: list[int | None], learner: Learner, weights: _Weights, average: Average | None) -> list[int | None]:
-    """Cut off the runs that have ended once they are half of all; two stay, for one alone may round differently."""
-    places = [place for place, _ in _there(at)]
-    if len(at) <= 2 or 2 * len(places) > len(at) or not hasattr(learner, "keep"):
-        return at
-    places = (places + [place for place, i in enumerate(at) if i is None])[: max(len(places), 2)]
-    index = torch.tensor(places)
-    learner.keep(index)
-    weights.keep(learner, index)
-    if average is not None:
-        average.keep(learner.weights(), index)
-    return [at[place] for place in places]
 
 
 def _means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[dict[str, float]]:
