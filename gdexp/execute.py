@@ -134,7 +134,7 @@ def _train(
     how = "plain" if len(jobs) == 1 else f"stack chunk={len(jobs)} threads={parts.threads}"
     sizes = {k: config[k] for k in ("model", "learner")}
     configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
-    described, source = _described(jobs, configs, how, provenance)
+    described, source = _described(jobs, configs, how, provenance, parts.identity.sha256)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
     with tracking.start(config["tracking"], described, study=study, data=data) as record:
         try:
@@ -149,24 +149,35 @@ def _train(
     for run, (job, end) in enumerate(zip(jobs, ends, strict=True)):
         last = {k: v[-1] for k, v in end.metrics.items()}
         name, params = described[run].name, dict(described[run].params)
-        ident, status = record.run_ids[run], record.statuses[run]
-        stacked, objective = len(jobs) > 1, end.objective if end.objective is not None else (None, None)
-        yield job, Result(ident, name, status, end.outcome, params, last, record.uri, stacked, *objective)
+        about = record.run_ids[run], name, record.statuses[run], end.outcome, params, last, record.uri
+        name_of, value = end.objective or (None, None)
+        yield job, Result(*about, stacked=len(jobs) > 1, sweep=job.sweep, objective_name=name_of, objective=value)
 
 
-def _described(jobs: Sequence["Job"], configs: Sequence[dict[str, Any]], how: str, provenance: "Provenance") -> Any:
+def _described(
+    jobs: Sequence["Job"],
+    configs: Sequence[dict[str, Any]],
+    how: str,
+    provenance: "Provenance",
+    data: str | None = None,
+) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
     from gdexp.config import written
+    from gdexp.config.check import filled
     from gdexp.tracking import Description
+    from gdexp.tracking.provenance import job_keys
+
+    keys = job_keys([filled(job.config) for job in jobs], data) if data and jobs[0].sweep else [None] * len(jobs)
 
     masked = written.without_secrets(configs[0], jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how}
     texts = provenance.texts(configs[0])
     described = []
-    for job, (params, text) in zip(jobs, written.pages(shown, [job.options for job in jobs]), strict=True):
+    pages = written.pages(shown, [job.options for job in jobs])
+    for job, key, (params, text) in zip(jobs, keys, pages, strict=True):
         name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
-        own = {"gdexp.sweep": job.sweep} if job.sweep else {}
+        own = {k: v for k, v in (("gdexp.sweep", job.sweep), ("gdexp.job", key)) if v}
         described.append(Description(name, params, tags | own, {"config.yaml": text, **texts}))
     return described, masked["data"]
 
@@ -198,24 +209,24 @@ def _train_and_record(parts: "Parts", record: "Record", sweep: "SweepProgress | 
                 for hook in parts.hooks:
                     hook(epoch, parts.model)
                 first.setdefault(run, epoch.metrics)
-                if node["objective_at"] == "best" and (objective := _objective(node, epoch.metrics)):
-                    best[run] = min(best.get(run, objective[1]), objective[1], key=_sense(objective[0]))
+                if node["objective_at"] == "best" and (now := objective(node, epoch.metrics)):
+                    best[run] = min(best.get(run, now[1]), now[1], key=_sense(now[0]))
                 if paths:
                     paths[run].add(_of_run(parts, run, parts.learner.weights()))
                 if epoch.last:
                     record.add(epoch.epoch, tested.get(run, {}), run)
                     last = epoch.metrics | tested.get(run, {})
-                    objective = _objective(node, last)
-                    if objective and run in best:
-                        objective = objective[0], best[run]
+                    value = objective(node, last)
+                    if value and run in best:
+                        value = value[0], best[run]
                     span: dict[str, tuple[float, ...]] = {k: (first[run].get(k, v), v) for k, v in last.items()}
-                    ends[run] = _End(_outcome(epoch), span, objective)
+                    ends[run] = _End(_outcome(epoch), span, value)
                     record.finish(ends[run].outcome, _files(parts, run, paths), _tags(parts, epoch), run)
             progress.epochs(epochs)
     return [ends[run] for run in sorted(ends)]
 
 
-def _objective(node: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, float] | None:
+def objective(node: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, float] | None:
     """Return name and value of what the runs of a sweep are ordered by."""
     names = [node["objective"]] if node["objective"] else ["val_loss", "train_loss"]
     return next(((name, metrics[name]) for name in names if name in metrics), None)

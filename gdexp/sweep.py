@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdexp.config.check import Sound, check, check_targets
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
-from gdexp.execute import execute
+from gdexp.execute import execute, objective
 from gdexp.terminal import SweepProgress, failures_report, plan_report, say, sweep_report
 from gdexp.tracking.frame import Result
 from gdexp.watch import better
@@ -55,20 +55,65 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
 
     check_all(jobs)
     packs, node = packed(jobs), jobs[0].config["sweep"]
+    done, same = ({}, None) if node["again"] else _done(packs)
+    if same is not None:  # these go on with a sweep that was begun before
+        jobs = [job._replace(sweep=same) for job in jobs]
+        packs = packed(jobs)
     if node["plan"]:
-        say(plan_report(_planned(packs)))
+        say(plan_report(_planned(packs), set(done)))
         return {}
-    found: Found = {}
+    found: Found = dict(done)
     began, provenance = time.monotonic(), Provenance()
+    if done:
+        say(f"{len(done)} of {len(jobs)} already done; sweep.again=true trains them again")
     interrupted = True
     try:
-        (train or train_here)(packs, provenance, found)
+        left = [Pack([job for job in pack.jobs if job.number not in done], pack.runs) for pack in packs]
+        if left := [pack for pack in left if pack.jobs]:
+            (train or train_here)(left, provenance, found)
         interrupted = False
     finally:
-        if (found or interrupted) and jobs[0].config["tracking"]["writer"] != "none":
+        news = len(found) > len(done) or interrupted
+        if news and jobs[0].config["tracking"]["writer"] != "none":
             _record(jobs, words, found, provenance, interrupted)
         _report(jobs, found, time.monotonic() - began)
     return found
+
+
+def _done(packs: Sequence[Pack]) -> tuple[Found, str | None]:
+    """Return the results of jobs that this store has already, and their sweep if it has no other runs."""
+    from gdexp import tracking
+    from gdexp.build import rows
+    from gdexp.config.check import filled
+    from gdexp.config.targets import local_modules
+    from gdexp.tracking.provenance import job_keys
+
+    first = packs[0].jobs[0]
+    config, study = first.config["tracking"], first.options.get("experiments")
+    done: Found = {}
+    with local_modules():
+        known = tracking.finished_jobs(config, study)
+        hashes: dict[str, str] = {}  # of data, by their config
+        for pack in packs if known else ():
+            configs = [filled(job.config) for job in pack.jobs]
+            node = configs[0]["data"]
+            try:
+                if repr(node) not in hashes:
+                    hashes[repr(node)] = rows.load(node, pack.jobs[0].options)[1].sha256
+            except Exception:  # the jobs will say so
+                continue
+            for job, key in zip(pack.jobs, job_keys(configs, hashes[repr(node)]), strict=True):
+                if known.get(key):
+                    done[job.number] = _with_objective(known[key].pop(0), configs[0]["sweep"])
+    sweeps = {r.sweep for r in done.values() if isinstance(r, Result)}
+    others = {r.sweep for results in known.values() for r in results}  # of runs that are none of these jobs'
+    return done, next(iter(sweeps)) if len(sweeps) == 1 and not sweeps & others else None
+
+
+def _with_objective(result: Result, node: Mapping[str, Any]) -> Result:
+    if (found := objective(node, result.metrics)) is None:
+        return result
+    return result._replace(objective_name=found[0], objective=found[1])
 
 
 def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found) -> None:

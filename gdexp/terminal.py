@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from gdexp.config.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from gdexp.build import Parts
     from gdexp.config.compose import Job
@@ -211,15 +211,20 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
         print(f"gdexp: {job.label} failed: {line}", file=sys.stderr)
 
 
-def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", most: int = 100) -> str:
+def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container[int]", most: int = 100) -> str:
     """Return the jobs of a sweep by packs, and how each pack would be trained."""
     lines, jobs, packs = [], 0, 0
     for members, how in planned:
         jobs, packs = jobs + len(members), packs + 1
         lines.append(f"{len(members)} runs {how}" if len(members) > 1 else "1 run")
-        lines += [f"  {job.number}  {job.name or ''}".rstrip() for job in members[:most]]
+        states = ["done" if job.number in done else "" for job in members]
+        lines += [
+            f"  {j.number}  {j.name or ''}  {is_done}".rstrip() for j, is_done in zip(members, states, strict=True)
+        ][:most]
         lines += [f"  … and {len(members) - most} more"] if len(members) > most else []
-    return "\n".join([f"{jobs} jobs in {packs} pack{'s' * (packs > 1)}; nothing is trained", *lines])
+    head = f"{jobs} jobs in {packs} pack{'s' * (packs > 1)}"
+    ready = sum(line.endswith("  done") for line in lines)
+    return "\n".join([f"{head}{f', {ready} already done' if ready else ''}; nothing is trained", *lines])
 
 
 def say(text: str) -> None:

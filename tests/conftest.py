@@ -64,10 +64,10 @@ def gdexp_run(here: Path) -> Shell:
 def start_run(here: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `python -m gdexp.run …` and leave it running."""
 
-    def start(*words: str, module: str = "gdexp.run") -> subprocess.Popen[str]:
+    def start(*words: str, module: str = "gdexp.run", group: bool = False) -> subprocess.Popen[str]:
         command = [sys.executable, "-u", "-m", module, *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=here, env=_environment(), text=True, **pipes)
+        return subprocess.Popen(command, cwd=here, env=_environment(), text=True, start_new_session=group, **pipes)
 
     return start
 

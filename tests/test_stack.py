@@ -30,7 +30,7 @@ BITWISE = {"tutorial": 0.0, "mlp": 0.0}  # of the weights; the others' first los
 
 def sweep(*words):
     """Return the runs of a stacked sweep, and how they were trained, by name."""
-    table = gdexp.launch(["sweep.chunk=64", *words], multirun=True)
+    table = gdexp.launch(["sweep.chunk=64", "sweep.again=true", *words], multirun=True)
     return {row["name"]: row for row in table.to_dict("records")}
 
 

@@ -97,6 +97,7 @@ RULES: dict[str, tuple[str, Any]] = {
     "sweep.plan": _BOOLEAN,
     "sweep.stack": _among("auto", "never"),
     "sweep.chunk": ("auto or a whole number from 2", lambda v: v == "auto" or _whole(2)[1](v)),
+    "sweep.again": _BOOLEAN,
     "sweep.on_error": _among("continue", "stop"),
     "sweep.objective": _or_null(_TEXT),
     "sweep.objective_at": _among("last", "best"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gdexp.data.identity import Identity
+    from gdexp.tracking.frame import Result
     from gdexp.tracking.recorder import Begun
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
@@ -100,10 +101,29 @@ def start(
     from gdexp.tracking.sqlite import DatasetRow
     from gdexp.tracking.store import store_uri
 
-    experiment = config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
+    experiment = _experiment(config, study)
     seen = data and DatasetRow(*data.as_mlflow())
     begun = [Begun(run.name, experiment, run.params, run.tags, run.texts, seen) for run in runs]
     return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto")
+
+
+def finished_jobs(config: Mapping[str, Any], study: str | None = None) -> dict[str, "list[Result]"]:
+    """Return the finished runs of sweeps that a store has, by the key of their job.
+
+    Args:
+        config: the `tracking` node.
+        study: as in `start`.
+    """
+    if config["writer"] == "none":
+        return {}
+    from gdexp.tracking.done import finished
+    from gdexp.tracking.store import store_uri
+
+    return finished(store_uri(config["uri"]), _experiment(config, study), direct=config["writer"] == "auto")
+
+
+def _experiment(config: Mapping[str, Any], study: str | None) -> str:
+    return config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
 
 
 def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:

@@ -18,6 +18,7 @@ class Result(NamedTuple):
     metrics: dict[str, float]  # the last of each
     uri: str | None = None  # of the store that has it
     stacked: bool = False  # trained as one program with other runs
+    sweep: str | None = None  # that it was trained for
     objective_name: str | None = None  # the metric that the runs of a sweep are ordered by,
     objective: float | None = None  # and its value
 

@@ -10,12 +10,13 @@ import sysconfig
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from getpass import getuser
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import gdexp
-from gdexp.config.written import is_secret
+from gdexp.config.written import is_secret, recorded
 from gdexp.tracking.store import mlflow_version
 
 _DIFF_BYTES = 1_000_000
@@ -78,6 +79,26 @@ class Provenance:
         dirty = any(not line.startswith("#") for line in lines)
         tags = {"mlflow.source.git.commit": heads["branch.oid"], "gdexp.git_dirty": str(dirty).lower()}
         return tags | {"mlflow.source.git.branch": heads["branch.head"]}
+
+
+def job_keys(configs: Sequence[Mapping[str, Any]], data: str) -> list[str]:
+    """Return what tells jobs with the same data and code from each other and from all others, in hexadecimal.
+
+    Args:
+        configs: resolved.
+        data: the SHA-256 of the data.
+    """
+    import torch
+
+    code = sorted(_code(set(_targets(configs[0]))))
+    shared = json.dumps([data, gdexp.__version__, str(torch.__version__), code])
+    return [sha256(f"{shared}\n{_numbers_of(config)}".encode()).hexdigest() for config in configs]
+
+
+def _numbers_of(config: Mapping[str, Any]) -> str:
+    """Return the part of a config that decides about the numbers of a run."""
+    trainer = {k: v for k, v in config["trainer"].items() if k != "log_every" and not k.startswith("checkpoint_")}
+    return json.dumps(recorded(config) | {"trainer": trainer}, sort_keys=True, default=str)
 
 
 def command(words: Sequence[str]) -> list[str]:
