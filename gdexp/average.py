@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,16 @@ class Average:
         self._steps += 1
         for k in self._copied:
             self.weights[k].copy_(self._live[k])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and how many steps it has taken in."""
+        return {"weights": self.weights, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        for k, t in self.weights.items():
+            t.copy_(state["weights"][k])
+        self._steps = state["steps"]
 
     def keep(self, weights: Mapping[str, Tensor], places: Tensor) -> None:
         """Go on with the runs at these places, of several whose tensors are (runs, …)."""

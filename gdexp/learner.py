@@ -86,6 +86,19 @@ class OneRun:
         """Return the live tensors of the state dict."""
         return self.model.state_dict(keep_vars=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, buffers, optimizer and scaler."""
+        buffers = {name: b for name, b in self.model.named_buffers()}
+        return {"model": self.model.state_dict(), "buffers": buffers, **self.step.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put them back, in place."""
+        self.model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for name, b in self.model.named_buffers():
+                b.copy_(state["buffers"][name])
+        self.step.load_state_dict(state)
+
     def _gradients(self, batches: tuple[Any, ...]) -> Mapping[str, Tensor]:
         self.step.clear()
         if len(batches) == 1:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
 from gdexp.watch import better
@@ -88,15 +89,27 @@ def train(
 
 def main() -> None:
     """The command line of `python -m gdexp.run`."""
+    as_command(_run)
+
+
+def as_command(do: "Callable[[list[str]], Sequence[Exception] | None]") -> None:
+    """Do what the words of the command line say, and exit with its code: errors are one line, or a traceback.
+
+    Args:
+        do: takes the words, returns the errors that it has shown.
+    """
     gc.disable()  # a collection while importing torch finds nothing to free and takes half a second
     sys.path.append(str(Path.cwd()))
     _on_signals(_interrupt)
     try:
-        failures = _run(sys.argv[1:])
+        failures = do(sys.argv[1:])
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         print("interrupted", file=sys.stderr)
         sys.exit(128 + number)
+    except Refusal as error:
+        print(f"gdexp: {error}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(1 if failures else 0)
 
 
@@ -119,7 +132,7 @@ def _run(argv: list[str]) -> list[Exception]:
         foreign = bool(flags - {"multirun"} or unknown)
         jobs = [] if foreign else compose.compose(words.overrides, words.multirun, defer=True)
         if jobs:
-            _prepare_process()
+            prepare_process()
             found = train(jobs, words.overrides)
             if jobs[0].sweep:
                 failures.take(found)
@@ -152,7 +165,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         varied = grid.sweep_keys(parsed) if multirun else [o.get_key_element() for o in parsed]
         sweep = sweeps.setdefault("id", os.urandom(16).hex()) if multirun else None
         try:
-            _prepare_process()
+            prepare_process()
             [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
         except Exception as error:
             result = error
@@ -165,7 +178,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         """Train a sweep whose packs go to a launcher."""
         from gdexp.workers import through
 
-        _prepare_process()
+        prepare_process()
         failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)))
 
     task.sweep = sweep  # type: ignore[attr-defined]
@@ -175,7 +188,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
     hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """Make this process start quickly; what is imported now lives as long as it does."""
     import torch
 
@@ -191,6 +204,9 @@ def _prepare_process() -> None:
 def _interrupt(number: int, frame: object) -> None:
     """Stop at the first signal; a second one must not cut the record that is being finished."""
     _on_signals(signal.SIG_IGN)
+    if number == signal.SIGTERM and stop.watched:  # a checkpoint is written first
+        stop.requested = number
+        return
     raise KeyboardInterrupt(number)
 
 

@@ -1,6 +1,6 @@
 """The learning rate over a run: torch's own schedulers, moved on once an epoch or once a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -49,6 +49,18 @@ class Schedule:
     def rate(self) -> float:
         """The rate of the first group of parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it is."""
+        ramp = self._ramp.state_dict() if self._ramp is not None else None
+        return {"main": self._main.state_dict(), "ramp": ramp, "ramps": self._ramps, "used": self.used}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; the rates themselves are the optimizer's."""
+        self._main.load_state_dict(state["main"])
+        if self._ramp is not None:
+            self._ramp.load_state_dict(state["ramp"])
+        self._ramps, self.used = state["ramps"], state["used"]
 
     def after_step(self) -> None:
         """Say that the optimizer has made a step."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdexp.config.check import Sound, check, check_targets
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
-from gdexp.execute import execute, objective
+from gdexp.execute import execute
+from gdexp.session import objective
 from gdexp.terminal import SweepProgress, failures_report, plan_report, say, sweep_report
 from gdexp.tracking.frame import Result
 from gdexp.watch import better

@@ -154,7 +154,7 @@ class Loop:
         self._weights = _Weights(learner, len(runs) > 1)
         self._at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
         self._limits = [math.inf] * len(runs)
-        self.epoch, self._done, self._spent = 0, 0, 0.0  # epochs that are over, steps, seconds before this process
+        self.epoch, self.steps, self._spent = 0, 0, 0.0  # epochs that are over, steps, seconds before this process
         self._steps: list[tuple[int, Mapping[str, Tensor]]] = []  # rows and measures, of the epoch that isn't over
         self._began = time.monotonic()
 
@@ -183,11 +183,25 @@ class Loop:
                 if run.watch is not None:
                     seen = self._weights.measured(run.watch.monitor, place, self._average, len(steps))
                     stopped = run.watch.see(self.epoch, own, seen) or late
-                last = stopped is not None or self.epoch == self._epochs or self._done == self._max_steps
+                last = stopped is not None or self.epoch == self._epochs or self.steps == self._max_steps
                 finished.append(Epoch(self.epoch, own, False, stopped, last, i))
                 self._at[place] = None if last else i
             yield sorted(finished, key=lambda e: e.run)
             self._compact()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where a single run is: between two epochs, or between two steps when called by `on_step`."""
+        steps = [(n, {k: torch.as_tensor(v) for k, v in measures.items()}) for n, measures in self._steps]
+        spent = self._spent + time.monotonic() - self._began
+        own = {"epoch": self.epoch, "done": self.steps, "spent": spent, "limits": self._limits, "steps": steps}
+        return own | self._weights.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch, self.steps, self._spent = state["epoch"], state["done"], state["spent"]
+        self._limits = list(state["limits"])
+        self._steps = [(n, dict(measures)) for n, measures in state["steps"]]
+        self._weights.load_state_dict(state)
 
     def _take_steps(self) -> None:
         """Take the steps of an epoch, or those that are left of it."""
@@ -198,14 +212,14 @@ class Loop:
         for n, parts in itertools.islice(batches, len(self._steps), None):
             measures = self._learner.train_step(*parts)
             self._steps.append((n, measures))
-            self._done += 1
+            self.steps += 1
             for schedule in scheduled:
                 schedule.after_step()
             if self._average is not None:
                 self._average.after_step()
             if self._on_step is not None:
-                self._on_step(self._done, measures, self._at)
-            if self._done == self._max_steps or self._is_late():
+                self._on_step(self.steps, measures, self._at)
+            if self.steps == self._max_steps or self._is_late():
                 break
 
     def _diverged(self, found: Sequence[dict[str, float]]) -> list[Epoch]:
@@ -289,6 +303,13 @@ class _Weights:
         self._live = list(learner.weights().values())
         self._begun = [t.detach().clone() for t in self._live]
         self._before = [t.clone() for t in self._begun]
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return {"begun": self._begun, "before": self._before}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _copy(state["begun"], self._begun)
+        _copy(state["before"], self._before)
 
     def begin_epoch(self) -> None:
         self._begun, self._before = self._before, self._begun

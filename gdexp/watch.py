@@ -1,7 +1,7 @@
 """One metric followed over the epochs: when to stop, and which weights were best."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdexp.config.refusal import Refusal, nearest
 
@@ -56,6 +56,17 @@ class Watch:
             best = self.best if self.mode == "min" else -self.best
             return f"{self.monitor} has not improved for {self._waited} epochs on {best:.6g} of epoch {self.best_epoch}"
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it has seen."""
+        return {k: v for k, v in vars(self).items() if k in _SEEN}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        vars(self).update({k: state[k] for k in _SEEN})
+
+
+_SEEN = ("best", "best_epoch", "weights", "_reference", "_waited")
 
 
 def better(name: str) -> str:

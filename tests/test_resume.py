@@ -1,9 +1,12 @@
 """What was cut off goes on: killed sweeps and killed runs end as if nothing had happened."""
 
+import hashlib
 import os
+import pickle
 import random
 import signal
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +24,7 @@ def query(sql, *values, folder="."):
 
 
 def weights(run_id, folder="."):
-    import pathlib
-
-    [path] = pathlib.Path(folder).glob(f"mlruns/*/{run_id}/artifacts/weights.safetensors")
+    [path] = Path(folder).glob(f"mlruns/*/{run_id}/artifacts/weights.safetensors")
     return load_file(path)
 
 
@@ -96,3 +97,164 @@ def test_killed_sweep_repeated_until_done_is_the_undisturbed_one(start_run, stoc
     for run in both.iloc[::9].to_dict("records"):
         mine, its = weights(run["run_id_x"]), weights(run["run_id_y"])
         assert all(torch.equal(mine[k], its[k]) for k in its)
+
+
+MLP = ["data=digits", "model=mlp", "model.hidden=[32]", "model.dropout=0.1", "loss=cross_entropy"]
+MLP += ["optimizer=adam", "trainer.batch_size=64", "trainer.log_every=1000"]
+
+
+def points(run_id, key):
+    return query("SELECT step, value FROM metrics WHERE run_uuid=? AND key=? ORDER BY step, timestamp", run_id, key)
+
+
+def same_run(one, other):
+    """Compare curves and weights of two runs, bit by bit."""
+    for key in ("train_loss", "val_loss", "val_accuracy", "lr", "val_loss_ema", "train_loss_step"):
+        assert points(one, key) == points(other, key), key
+    for name in ("weights", "weights_best", "weights_ema", "trajectory"):
+        pair = [list(Path().glob(f"mlruns/*/{i}/artifacts/{name}.safetensors")) for i in (one, other)]
+        assert len(pair[0]) == len(pair[1])
+        for a, b in zip(*pair, strict=True):
+            mine, its = load_file(a), load_file(b)
+            assert mine.keys() == its.keys() and all(torch.equal(mine[k], its[k]) for k in its), name
+
+
+def only_run():
+    [(run_id, status)] = query("SELECT run_uuid, status FROM runs")
+    return run_id, status
+
+
+@pytest.mark.slow
+def test_run_killed_at_twenty_moments_is_the_undisturbed_run(start_run, gdexp_run, stocked):
+    words = [*MLP, "trainer.epochs=1500", "trainer.checkpoint_every=1"]
+    chance, kills = random.Random(0), 0
+    process = start_run(*words)
+    while kills < 20:
+        try:
+            process.wait(timeout=chance.uniform(1.5, 4.0))
+            break
+        except Exception:
+            process.kill()
+            process.communicate()
+            kills += 1
+            found = query("SELECT run_uuid FROM runs")
+            process = start_run(found[0][0], module="gdexp.resume") if found else start_run(*words)
+    assert process.wait(timeout=120) == 0, process.communicate()
+    run_id, status = only_run()
+    assert kills >= 5 and status == "FINISHED" and len(points(run_id, "train_loss")) == 1500
+    [undisturbed] = gdexp.launch([*MLP, "trainer.epochs=1500"]).run_id
+    same_run(run_id, undisturbed)
+
+
+KINDS = {
+    "sgd, full batch": ["trainer.batch_size=null", "optimizer=sgd"],
+    "momentum and cosine": ["optimizer=momentum", "scheduler=cosine", "scheduler.warmup=3"],
+    "one cycle by step": ["optimizer=sgd", "scheduler=one_cycle", "scheduler.interval=step"],
+    "plateau": ["optimizer=momentum", "scheduler=reduce_on_plateau", "scheduler.patience=1"],
+    "multistep": ["optimizer=sgd", "scheduler=multistep", "scheduler.milestones=[2,30]"],
+    "average and best": ["trainer.ema=0.9", "trainer.monitor=val_loss", "trainer.log_steps=7"],
+    "lbfgs": ["optimizer=lbfgs", "optimizer.max_iter=3", "trainer.batch_size=700"],
+    "float64, accumulated": ["trainer.dtype=float64", "trainer.accumulate=3"],
+    "batch norm": ["model.norm=batch", "optimizer=rmsprop"],
+    "objective": ["data=none", "model=rosenbrock", "loss=none", "trainer.batch_size=null"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_terminated_run_goes_on_to_the_same_end(start_run, gdexp_run, stocked, kind):
+    own = ["model=rosenbrock", "optimizer=adam"] if kind == "objective" else [*MLP, *KINDS[kind]]
+    epochs = 40_000 if kind == "objective" else 400 if kind != "lbfgs" else 60
+    words = [*own, f"trainer.epochs={epochs}", "trainer.log_every=100000"]
+    process = start_run(*words)
+    while not query("SELECT 1 FROM metrics LIMIT 1") and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    run_id, status = only_run()
+    assert status == "KILLED" and len(points(run_id, "train_loss")) < epochs
+    done = gdexp_run(run_id, module="gdexp.resume")
+    assert done.returncode == 0 and "goes on after epoch" in done.stdout, done.stderr
+    assert only_run() == (run_id, "FINISHED") and len(points(run_id, "train_loss")) == epochs
+    [undisturbed] = gdexp.launch(words).run_id
+    same_run(run_id, undisturbed)
+
+
+def test_end_of_a_run_is_raised(gdexp_run, stocked):
+    words = [*MLP, "trainer.checkpoint_every=5"]
+    gdexp_run(*words, "trainer.epochs=10")
+    run_id, _ = only_run()
+    refused = gdexp_run(run_id, module="gdexp.resume")
+    assert refused.returncode == 1 and "is finished after 10 epochs" in refused.stderr
+    assert gdexp_run(run_id, "trainer.epochs=14", module="gdexp.resume").returncode == 0
+    assert len(points(run_id, "train_loss")) == 14
+    [whole] = gdexp.launch([*words, "trainer.epochs=14"]).run_id
+    same_run(run_id, whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimizer.lr=0.5"], "`optimizer.lr` can't be changed"),
+        (["seed=1"], "`seed` can't be changed"),
+        (["trainer.epochs=3"], "`trainer.epochs` must be at least 10"),
+        (["trainer.epochz=3"], "`trainer.epochz`"),
+    ],
+)
+def test_resume_refuses_other_numbers(gdexp_run, stocked, words, line):
+    [run_id] = gdexp.launch(["trainer.epochs=10"]).run_id
+    done = gdexp_run(run_id, *words, module="gdexp.resume")
+    assert done.returncode == 1 and line in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_resume_names_what_has_changed(gdexp_run, stocked):
+    net = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n"
+    (stocked / "net.py").write_text(net)
+    (stocked / "a.csv").write_text("a,y\n" + "".join(f"{i},{i}.5\n" for i in range(20)))
+    words = ["model=custom", "model._target_=net.Net", "data=table", "data.path=a.csv", "data.target=y"]
+    assert gdexp_run(*words, "optimizer.lr=0.001", "trainer.epochs=4").returncode == 0
+    run_id, _ = only_run()
+    again = [run_id, "trainer.epochs=6"]
+    (stocked / "net.py").write_text(net + "# edited\n")
+    assert "the code: net.py differs" in gdexp_run(*again, module="gdexp.resume").stderr
+    (stocked / "net.py").write_text(net)
+    (stocked / "a.csv").write_text((stocked / "a.csv").read_text().replace("19.5", "19.4"))
+    assert "the data: SHA-256" in gdexp_run(*again, module="gdexp.resume").stderr
+    (stocked / "a.csv").write_text((stocked / "a.csv").read_text().replace("19.4", "19.5"))
+    assert gdexp_run(*again, module="gdexp.resume").returncode == 0 and len(points(run_id, "train_loss")) == 6
+    for wrong in ("0" * 32, "abc", ""):
+        done = gdexp_run(wrong, module="gdexp.resume")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "malicious"])
+def test_damaged_checkpoint_is_passed_over(gdexp_run, stocked, damage):
+    words = [*MLP, "trainer.checkpoint_every=2"]
+    gdexp_run(*words, "trainer.epochs=6")
+    run_id, _ = only_run()
+    [last] = sorted(stocked.glob("mlruns/*/*/artifacts/checkpoints/step-*.pt"))[-1:]
+    content = last.read_bytes()
+    if damage == "cut":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        last.write_bytes(content[:900] + bytes([content[900] ^ 1]) + content[901:])
+    elif damage == "swapped":
+        gdexp_run(*words, "trainer.epochs=6", "seed=1", f"tracking.uri=sqlite:///{stocked}/other/mlflow.db")
+        last.unlink()
+        [other] = sorted(stocked.glob("other/mlruns/*/*/artifacts/checkpoints/step-*.pt"))[-1:]
+        (last.parent / other.name).write_bytes(other.read_bytes())
+    else:
+
+        class Harm:
+            def __reduce__(self):
+                return os.system, (f"touch {stocked}/harmed",)
+
+        evil = pickle.dumps(Harm())
+        last.unlink()
+        name = f"step-{10**9:012d}-{hashlib.sha256(evil).hexdigest()[:32]}.pt"
+        (last.parent / name).write_bytes(evil)
+    done = gdexp_run(run_id, "trainer.epochs=8", module="gdexp.resume")
+    assert done.returncode == 0 and "is not used" in done.stderr and "goes on after epoch 4" in done.stdout
+    assert not (stocked / "harmed").exists()
+    [whole] = gdexp.launch([*MLP, "trainer.epochs=8"]).run_id
+    same_run(run_id, whole)

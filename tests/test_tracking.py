@@ -332,7 +332,7 @@ def same_on_both(far, near):
     for experiment in experiments:
         there = theirs.get_experiment_by_name(experiment.name)
         runs = [
-            c.search_runs([e.experiment_id], order_by=["attributes.start_time"])
+            sorted(c.search_runs([e.experiment_id]), key=lambda r: (r.info.start_time, r.info.run_name))
             for c, e in ((ours, experiment), (theirs, there))
         ]
         assert len(runs[0]) == len(runs[1])

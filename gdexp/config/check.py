@@ -87,6 +87,8 @@ RULES: dict[str, tuple[str, Any]] = {
     ),
     "trainer.trajectory": _or_auto(_BOOLEAN),
     "trainer.divergence_factor": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.checkpoint_every": _or_null(_whole(1)),
+    "trainer.checkpoint_minutes": _or_null(_number("above 0", lambda v: v > 0)),
     "trainer.on_epoch": _list_of_names("my_hooks.sample"),
     "tracking.uri": _or_null(_TEXT),
     "tracking.experiment": _or_null(_TEXT),
@@ -111,6 +113,9 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 _OF_GROUP = {g: [k.partition(".")[2] for k in RULES if k.startswith(f"{g}.")] for g in _NODES}
+
+# keys that records of older versions lack, with the values that mean what was done before there were such keys
+BEFORE: dict[str, Any] = {"trainer.checkpoint_every": None, "trainer.checkpoint_minutes": None}
 
 # of an optimizer's hyperparameters, beyond "finite and not negative"
 RANGES = {

@@ -100,9 +100,9 @@ def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
             bases[choice] = job(whole, whole.hydra, [])
         source = bases[choice].source
         for setting in plain:
-            source = _with(source, setting.key.lstrip("+").split("."), setting.value)
+            source = with_value(source, setting.key.lstrip("+").split("."), setting.value)
         name = _name({s.key.lstrip("+"): s.text for s in point})
-        jobs.append(Job(_resolved(source), source, bases[choice].options, name, identity, len(jobs) + 1))
+        jobs.append(Job(resolved(source), source, bases[choice].options, name, identity, len(jobs) + 1))
     return jobs
 
 
@@ -112,15 +112,15 @@ def _is_plain(setting: grid.Setting) -> bool:
     return not (set(name) & set("/@~[") or isinstance(setting.value, dict)) and name not in sources.groups()
 
 
-def _with(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+def with_value(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
     """Return a config with one value replaced; all else is shared with the one that was given."""
     inner = node.get(path[0])
     if len(path) > 1:
-        value = _with(inner if isinstance(inner, dict) else {}, path[1:], value)
+        value = with_value(inner if isinstance(inner, dict) else {}, path[1:], value)
     return {**node, path[0]: value}
 
 
-def _resolved(source: dict[str, Any]) -> dict[str, Any]:
+def resolved(source: dict[str, Any]) -> dict[str, Any]:
     """Return a config with its interpolations resolved; `check` names a value that is missing."""
     if "${" not in str(source):
         return source
@@ -173,7 +173,7 @@ def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None
     task: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
     typed = dict(o.split("=", 1) for o in task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
-    return Job(_resolved(source), source, options, _name(values), sweep)
+    return Job(resolved(source), source, options, _name(values), sweep)
 
 
 def _name(values: dict[str, str]) -> str | None:

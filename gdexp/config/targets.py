@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 
 from gdexp.config import sources
 from gdexp.config.refusal import Refusal, nearest
+
+_NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\[|^metrics\[")  # keys whose values are imported
 
 # filled in for a constructor that has them, where the config leaves them out or null
 SUPPLIED = {
@@ -187,6 +190,18 @@ def trusted(target: Any) -> bool:
     folders = [Path.cwd().resolve(), sources.studies_dir().resolve()]
     installed = any(part in ("site-packages", "dist-packages") for part in Path(home or "").parts)
     return bool(home) and not installed and any(Path(str(home)).resolve().is_relative_to(f) for f in folders)
+
+
+def check_trusted(node: Any, key: str = "") -> None:
+    """Refuse a recorded config that names what may not be built from a record, wherever it stands in it."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            check_trusted(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            check_trusted(value, f"{key}[{i}]")
+    elif isinstance(node, str) and "." in node and _NAMES.search(key) and not trusted(resolve(key, node)):
+        raise Refusal(f"`{key}`: {node} is not built from a record unless you allow it: GDEXP_ALLOW={node}")
 
 
 def _inner(key: str, value: Any, trust: Callable[[Any], bool] | None) -> Any:

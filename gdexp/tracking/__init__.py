@@ -10,8 +10,11 @@ or as KILLED on an interruption.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+from gdexp.config.refusal import Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +48,7 @@ class Record(Protocol):
 
     run_ids: list[str | None]
     statuses: list[str]
+    folders: "Sequence[Path]"  # of the artifacts, on this machine; empty: nothing is kept
     uri: str | None  # of the store that has it
 
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
@@ -61,6 +65,9 @@ class Record(Protocol):
 
     def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
         """Say what to save of a run should it be cut off: the live weights."""
+
+    def flush(self) -> object:
+        """Write what has come in."""
 
     def withdraw(self) -> None:
         """Take all runs back: they are begun again in another way."""
@@ -105,6 +112,32 @@ def start(
     seen = data and DatasetRow(*data.as_mlflow())
     begun = [Begun(run.name, experiment, run.params, run.tags, run.texts, seen) for run in runs]
     return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto")
+
+
+def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, str]) -> Record:
+    """Take up the record of a run that was cut off.
+
+    Args:
+        config: the `tracking` node.
+        run_id: of the run.
+        name: of the run.
+        tags: set anew.
+
+    Raises:
+        Refusal: the store is none that is written directly, or the run is still running.
+    """
+    from gdexp.tracking.recorder import ArtifactsElsewhere, Begun, Recorder
+    from gdexp.tracking.store import database, opened, store_uri
+
+    db = database(store_uri(config["uri"]))
+    tables = opened(db) if db is not None and db.is_file() else None
+    if tables is None:
+        raise Refusal("a run goes on in the SQLite store where it was begun: name it by tracking.uri=sqlite:///…")
+    try:
+        return Recorder(tables, [Begun(name, "", {}, tags, {}, None)], "", run_id)
+    except (ArtifactsElsewhere, Refusal) as error:
+        tables.close()
+        raise Refusal(f"run {run_id} can't go on: {error}") from error
 
 
 def finished_jobs(config: Mapping[str, Any], study: str | None = None) -> dict[str, "list[Result]"]:

@@ -1,6 +1,7 @@
 """`tracking=none`: a record that isn't written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ class Unrecorded:
     """
 
     uri: str | None = None
+    folders: Sequence[Path] = ()
 
     def __init__(self, runs: int) -> None:
         self.run_ids: list[str | None] = [None] * runs
@@ -35,6 +37,9 @@ class Unrecorded:
     ) -> None:
         """Note that a run came to its end."""
         self.statuses[run] = "FINISHED"
+
+    def flush(self) -> None:
+        """Do nothing."""
 
     def withdraw(self) -> None:
         """Forget nothing: nothing was kept."""

@@ -31,17 +31,19 @@ class Provenance:
 
     Args:
         words: of the command line; None: this process's.
+        extra: further tags.
     """
 
-    def __init__(self, words: Sequence[str] | None = None) -> None:
+    def __init__(self, words: Sequence[str] | None = None, extra: Mapping[str, str] | None = None) -> None:
         self._words = sys.argv if words is None else words
+        self._extra = extra or {}
         self._status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
 
     def tags(self) -> dict[str, str]:
         """Return the tags that say so."""
         import torch
 
-        return self._git | {
+        return {**self._extra, **self._git} | {
             "mlflow.user": _user(),
             "mlflow.source.name": "gdexp.run",
             "mlflow.source.type": "LOCAL",

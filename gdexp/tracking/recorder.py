@@ -61,17 +61,18 @@ class Recorder:
         tables: of the store, closed at the end.
         begun: the runs.
         location: URI of the artifacts, should the experiment be new.
+        again: id of a single run that goes on.
 
     Raises:
         Refusal: the runs can't be begun in this store.
         ArtifactsElsewhere: the experiment's artifacts aren't on this machine.
     """
 
-    def __init__(self, tables: Tables, begun: Sequence[Begun], location: str) -> None:
+    def __init__(self, tables: Tables, begun: Sequence[Begun], location: str, again: str | None = None) -> None:
         self.uri: str | None = f"sqlite:///{tables.path}"
         self.names = [b.name for b in begun]
         self.statuses = ["RUNNING"] * len(begun)
-        self._ids = [uuid4().hex for _ in begun]  # in these tables
+        self._ids = [again or uuid4().hex for _ in begun]  # in these tables
         self.run_ids: list[str | None] = list(self._ids)
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
@@ -81,7 +82,11 @@ class Recorder:
         self._trouble = ""
         self._beat = time.monotonic()
         self._closing = threading.Event()
-        self._begin(begun, location)
+        self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
+        if again is None:
+            self._begin(begun, location)
+        else:
+            self._begin_again(begun[0].tags)
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
         self._thread.start()
 
@@ -89,7 +94,7 @@ class Recorder:
         """Take the numbers of one epoch of a run; those that aren't finite are left out."""
         now = int(time.time() * 1000)
         for key, value in metrics.items():
-            if math.isfinite(value):
+            if math.isfinite(value) and (not self._there or (key, step) not in self._there):
                 self._numbers.append((run, Number(key, value, now, step)))
 
     def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
@@ -142,7 +147,7 @@ class Recorder:
         now = int(time.time() * 1000)
         own = endings.signature()
         shared: dict[tuple[str, str], Path] = {}
-        self.folders: list[Path] = []
+        self.folders: Sequence[Path] = []
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
             for run_id, run in zip(self._ids, begun, strict=True):
@@ -160,15 +165,30 @@ class Recorder:
         for folder, run in zip(self.folders, begun, strict=True):
             _write_texts(folder, run.texts, shared)
 
+    def _begin_again(self, tags: Mapping[str, str]) -> None:
+        """Take up a run that was cut off; what is recorded of it stays."""
+        run_id = self._ids[0]
+        with self._tables.transaction():
+            [(uri, status)] = self._tables.select("SELECT artifact_uri, status FROM runs WHERE run_uuid=?", run_id)
+            if status == "RUNNING":
+                raise Refusal(f"run {run_id} is still running")
+            if (place := local_path(uri)) is None:
+                raise ArtifactsElsewhere(uri)
+            self._tables.begin_again(run_id)
+            self._tables.add_tags(run_id, {**tags, **endings.signature()})
+            rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
+        self._there = set(rows)
+        self.folders = [place]
+
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
         self._over.add(run)
         self._ends[run] = _End(status, tags, files, int(time.time() * 1000))
 
     def _keep_flushing(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> list[str]:
+    def flush(self) -> list[str]:
         """Write what has come in, and now and then a sign of life; return what could not be written."""
         with self._lock:
             numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
@@ -229,7 +249,7 @@ class Recorder:
 
     def _close(self) -> None:
         self._stop()
-        missing = self._flush()
+        missing = self.flush()
         self._tables.close()
         fold_in(self._tables.path)
         if missing:

@@ -237,6 +237,10 @@ class Tables:
         self.execute(f"DELETE {edges}", run_id)
         self.execute("DELETE FROM runs WHERE run_uuid=?", run_id)
 
+    def begin_again(self, run_id: str) -> None:
+        """Take up a run of ours that has ended."""
+        self.execute("UPDATE runs SET status='RUNNING', end_time=NULL WHERE run_uuid=?", run_id)
+
     def end(self, run_id: str, status: str, end_time: int) -> None:
         """Close a run."""
         self.execute("UPDATE runs SET status=?, end_time=? WHERE run_uuid=?", status, end_time, run_id)

@@ -166,8 +166,8 @@ def loop(rounds: int) -> None:
     """100,000 epochs of the tutorial problem, with the record and without it."""
     code = (
         "import resource, sys, time, gdexp\n"
-        "from gdexp.run import _prepare_process\n"
-        "_prepare_process()\n"
+        "from gdexp.run import prepare_process\n"
+        "prepare_process()\n"
         "words = ['trainer.log_every=100000', *sys.argv[1:]]\n"
         "gdexp.launch(['trainer.epochs=10', *words])\n"
         "before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()\n"

@@ -1,0 +1,97 @@
+"""A recorded run made ready to be trained again: its config, and what is no longer as it was."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gdexp.config import compose, targets
+from gdexp.config.check import BEFORE, GROUPS, check, check_targets
+from gdexp.config.refusal import Refusal
+from gdexp.tracking.provenance import Provenance
+from gdexp.tracking.reading import Recorded, read
+
+_LATER = {  # keys that decide when a run ends and what is seen of it, not what its numbers are
+    f"trainer.{name}"
+    for name in (
+        *("epochs", "max_steps", "max_seconds", "patience", "target"),
+        *("log_every", "checkpoint_every", "checkpoint_minutes"),
+    )
+}
+
+
+def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Recorded, "compose.Job"]:
+    """Return the run that a command line names, and the job that trains it again.
+
+    Args:
+        words: the run's id, then overrides.
+        usage: the line that says how the command is typed.
+        changeable: whether keys that don't change the numbers may be set anew.
+
+    Raises:
+        Refusal: no such run, a config that can't be trained with today, or that names what may not be built.
+    """
+    if not words or not re.fullmatch(r"[0-9a-f]{32}", words[0]):
+        raise Refusal(f"usage: {usage}")
+    overrides = compose.parse(words[1:])
+    here = [o.input_line or "" for o in overrides if o.get_key_element().startswith("tracking")]
+    today = compose.compose(here)[0]
+    run = read(words[0], today.config["tracking"]["uri"])
+    source: Any = OmegaConf.to_container(OmegaConf.create(run.texts["config.yaml"]), resolve=False)
+    if not isinstance(source, dict) or not all(isinstance(source.get(g), dict) for g in GROUPS if g != "tracking"):
+        raise Refusal(f"run {run.run_id}: its config.yaml is damaged")
+    source = _with_old_behaviour(source)
+    for override in overrides:
+        key = override.get_key_element()
+        if key.startswith("tracking"):
+            continue
+        if not changeable or key not in _LATER:
+            raise Refusal(f"`{key}` can't be changed: the run would have other numbers")
+        source = compose.with_value(source, key.split("."), override.value())
+    if "***" in str(source):
+        raise Refusal(f"run {run.run_id}: its config holds a value that was left out of the record (***)")
+    source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
+    config = check(compose.resolved(source))
+    with targets.local_modules():
+        targets.check_trusted(config)
+        check_targets(config)
+    options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
+    return run, compose.Job(config, source, options, run.name, None)
+
+
+def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance: Provenance) -> Iterator[str]:
+    """Yield what is not as it was when a run was recorded.
+
+    Args:
+        run: as recorded.
+        config: that it is trained with now.
+        data: the SHA-256 of the data now.
+        provenance: of this command.
+    """
+    if run.data is not None and run.data != data[:32]:
+        yield f"the data: SHA-256 {run.data}… then, {data[:32]}… now"
+    texts = provenance.texts(config)
+    then, now = ({k: v for k, v in t.items() if k.startswith("code/")} for t in (run.texts, texts))
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            how = "differs" if name in then and name in now else "is new or gone"
+            yield f"the code: {name.removeprefix('code/')} {how}"
+    tags = provenance.tags()
+    for tag, what in (("gdexp.torch", "torch"), ("gdexp.version", "gdexp")):
+        if run.tags.get(tag) != tags[tag]:
+            yield f"{what}: {run.tags.get(tag)} then, {tags[tag]} now"
+    before, today = (json.loads(t.get("environment.json", "{}")) for t in (run.texts, texts))
+    for key, what in (("threads", "torch's threads"), ("cpu", "the processor"), ("accelerators", "accelerators")):
+        if key in before and before[key] != today[key]:
+            yield f"{what}: {before[key]} then, {today[key]} now"
+
+
+def _with_old_behaviour(source: dict[str, Any]) -> dict[str, Any]:
+    """Give a config of an older gdexp the keys that it lacks, with the values that mean what was done then."""
+    for key, value in BEFORE.items():
+        group, _, name = key.partition(".")
+        if name not in source[group]:
+            source = source | {group: {**source[group], name: value}}
+    return source

@@ -1,0 +1,128 @@
+"""Checkpoints of a run: files that are whole or not there, written by a thread, and nothing in them can run.
+
+A file is what `torch.save` makes of plain containers and tensors, so `torch.load(…, weights_only=True)`
+reads it. Its name holds the step, for the order, and a part of its SHA-256, so damage is seen.
+"""
+
+import hashlib
+import io
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+_KEPT = 2  # the last, and the one before it should the last be damaged
+_NAME = re.compile(r"(best|step)-(\d{12})-([0-9a-f]{32})\.pt")
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    Args:
+        folder: made when there is something to keep.
+        run_id: of the run, which a checkpoint says it is of.
+        before: called before a checkpoint is written: what it leaves behind must be in the record by then.
+    """
+
+    def __init__(self, folder: Path, run_id: str, before: Callable[[], object] = lambda: None) -> None:
+        self._folder, self._run_id, self._before = folder, run_id, before
+        self._waiting: list[tuple[int, dict[str, Any], bool]] = []  # at most one
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._trouble: Exception | None = None
+
+    def write(self, step: int, state: Mapping[str, Any], best: bool = False) -> None:
+        """Take a state, whose tensors are copied; a thread writes it, unless a newer one comes before its turn.
+
+        Args:
+            step: which of two is newer.
+            state: plain containers and tensors.
+            best: keep it too when it is no longer the last.
+        """
+        copied = tree_map(lambda v: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else v, dict(state))
+        with self._wake:
+            best = best or any(was_best for _, _, was_best in self._waiting)
+            self._waiting = [(step, copied, best)]
+            self._wake.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._keep_writing, name="gdexp-checkpoint", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the newest state that is sound; of a damaged one a line says that the one before it is used."""
+        for path in sorted(self._files("step"), reverse=True):
+            try:
+                return self._read(path)
+            except (OSError, ValueError) as error:
+                print(f"gdexp: checkpoint {path.name} is not used: {error}", file=sys.stderr)
+        return None
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        content = path.read_bytes()
+        match = _NAME.fullmatch(path.name)
+        if match is None or hashlib.sha256(content).hexdigest()[:32] != match[3]:
+            raise ValueError("it is damaged")
+        try:
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        except Exception as error:  # of the unpickler, which takes tensors and plain containers only
+            raise ValueError(f"it can't be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(state, dict) or state.get("run_id") != self._run_id:
+            raise ValueError("it is another run's")
+        return state
+
+    def _files(self, kind: str) -> list[Path]:
+        return [p for p in self._folder.glob(f"{kind}-*.pt") if _NAME.fullmatch(p.name)]
+
+    def _keep_writing(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closed:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                step, state, best = self._waiting.pop()
+            try:
+                self._before()
+                self._write(step, state, best)
+            except Exception as error:  # training goes on
+                if self._trouble is None:
+                    print(f"gdexp: no checkpoint can be written: {error}", file=sys.stderr)
+                self._trouble = error
+
+    def _write(self, step: int, state: dict[str, Any], best: bool) -> None:
+        buffer = io.BytesIO()
+        torch.save({**state, "run_id": self._run_id}, buffer)
+        content = buffer.getvalue()
+        name = f"{step:012d}-{hashlib.sha256(content).hexdigest()[:32]}.pt"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._folder / f".{name}.part"
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._folder / f"step-{name}")
+        if best:
+            kept = self._folder / f"best-{name}"
+            kept.unlink(missing_ok=True)
+            os.link(self._folder / f"step-{name}", kept)
+            self._forget(sorted(self._files("best"))[:-1])
+        self._forget(sorted(self._files("step"))[:-_KEPT])
+
+    def _forget(self, paths: list[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""`python -m gdexp.rerun RUN_ID [--verify]`: the same run again, from its record, and whether it is the same."""
+
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from gdexp.again import differences, recorded
+from gdexp.config.refusal import Refusal
+from gdexp.run import as_command, prepare_process
+from gdexp.tracking.reading import Recorded, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gdexp.config.compose import Job
+    from gdexp.tracking import Record
+    from gdexp.tracking.provenance import Provenance
+
+_USAGE = "python -m gdexp.rerun RUN_ID [--verify] [tracking.uri=…]"
+_OF_TIME = ("rows_per_second", "epoch_seconds", "peak_memory")  # metrics that no run repeats
+_SHOWN = 60  # lines of a recorded diff
+_FIRST = 5  # epochs that are compared where rounding may differ, before training amplifies it
+_STACK = re.compile(r"stack chunk=(\d+) threads=(\d+)")
+
+
+def main() -> None:
+    """The command line."""
+    as_command(rerun)
+
+
+def rerun(words: Sequence[str]) -> None:
+    """Train a recorded run again as a new run that points at the old one.
+
+    Args:
+        words: its id, `--verify` to compare the two, `tracking.…` overrides.
+
+    Raises:
+        Refusal: the run can't be trained again.
+        SystemExit: with 1 where `--verify` finds a difference.
+    """
+    verify = "--verify" in words
+    run, job = recorded([word for word in words if word != "--verify"], _USAGE, changeable=False)
+    if run.status != "FINISHED":
+        raise Refusal(f"run {run.run_id} is {run.status}: only a finished run can be repeated")
+    prepare_process()
+    from gdexp.config.targets import local_modules
+    from gdexp.tracking.provenance import Provenance
+
+    provenance = Provenance(extra={"gdexp.rerun_of": run.run_id})
+    if run.tags.get("gdexp.git_dirty") == "true":
+        diff = run.texts.get("git.diff", "").splitlines()
+        print("The run was made with uncommitted code; what differed from its commit:")
+        print("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
+    with local_modules():
+        new, data = _trained(run, job, provenance)
+        changed = list(differences(run, job.config, data, provenance))
+    for line in changed:
+        print(f"Not as it was: {line}")
+    if verify:
+        sys.exit(_verify(run, read(new, run.uri), changed))
+
+
+def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str]:
+    """Train a run as it was trained; return the new run's id and the SHA-256 of its data."""
+    from gdexp import tracking
+    from gdexp.build import build
+    from gdexp.build.together import Apart, build_together
+    from gdexp.execute import described
+    from gdexp.session import Session
+    from gdexp.terminal import report, say
+
+    parts = build(job.config, job.options)
+    how, stacked = "plain", _STACK.fullmatch(run.tags.get("gdexp.trained_as", ""))
+    if stacked:
+        try:
+            parts = build_together(parts, [job.config] * max(int(stacked[1]), 2), job.options)
+            how = stacked[0]
+        except Apart as reason:
+            print(f"The run was trained in a stack, which can't be had now: {reason}")
+    runs, source = described([job], [parts.config], how, provenance)
+    data = parts.identity._replace(source=source)
+    with tracking.start(job.config["tracking"] | {"experiment": run.experiment}, runs, data=data) as record:
+        ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
+    say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
+    return str(record.run_ids[0]), parts.identity.sha256
+
+
+class _First:
+    """The record of the first of several runs; the others are there for its bits only."""
+
+    folders: Sequence[Path] = ()
+
+    def __init__(self, record: "Record", runs: int) -> None:
+        self._record = record
+        self.run_ids, self.statuses, self.uri = record.run_ids * runs, record.statuses * runs, record.uri
+
+    def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
+        if run == 0:
+            self._record.add(step, metrics)
+
+    def finish(
+        self,
+        outcome: str,
+        files: "Mapping[str, Mapping[str, Tensor]]",
+        tags: Mapping[str, object] | None = None,
+        run: int = 0,
+    ) -> None:
+        if run == 0:
+            self._record.finish(outcome, files, tags)
+
+    def keep(self, weights: Any) -> None:
+        self._record.keep(weights)
+
+    def flush(self) -> object:
+        return self._record.flush()
+
+    def withdraw(self) -> None:
+        self._record.withdraw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def _verify(old: Recorded, new: Recorded, changed: Sequence[str]) -> int:
+    """Say whether two runs are the same; return the exit code."""
+    curves = _curves(old)
+    losses = len(old.metrics.get("train_loss", []))
+    tensors = sum(map(len, old.weights.values()))
+    found = list(_differing(old, new))
+    if not found:
+        print(f"identical: {losses} losses, {tensors} tensors, 0 bits differ")
+        return 0
+    if _STACK.fullmatch(old.tags.get("gdexp.trained_as", "")) and _close(curves, _curves(new)):
+        print(f"the same to 1e-6 over the first {_FIRST} epochs: a stack with other neighbours may round differently")
+        return 0
+    for line in found[:2]:
+        print(f"differs: {line}")
+    causes = list(changed) or ["nothing that is recorded; a calculation that isn't deterministic?"]
+    print("likely cause: " + "; ".join(causes))
+    return 1
+
+
+def _differing(old: Recorded, new: Recorded) -> Iterator[str]:
+    """Yield the first number and the first tensor in which two runs differ."""
+    before, after = _curves(old), _curves(new)
+    for step in sorted({step for curve in before.values() for step, _ in curve}):
+        for key, curve in before.items():
+            then, now = dict(curve).get(step), dict(after.get(key, [])).get(step)
+            if then is not None and then != now:
+                yield f"{key} at epoch {step}: {then!r} then, {now!r} now"
+                break
+        else:
+            continue
+        break
+    for file, tensors in old.weights.items():
+        for name, tensor in tensors.items():
+            other = new.weights.get(file, {}).get(name)
+            if other is None or other.shape != tensor.shape or other.dtype != tensor.dtype:
+                yield f"{name} in {file} is missing or has another shape"
+                return
+            places = (tensor != other) & ~((tensor != tensor) & (other != other))  # NaN is NaN
+            if places.any():
+                index = tuple(places.nonzero()[0].tolist())
+                yield f"{name}{list(index)} in {file}: {tensor[index].item()!r} then, {other[index].item()!r} now"
+                return
+
+
+def _curves(run: Recorded) -> dict[str, list[tuple[int, float]]]:
+    return {k: v for k, v in run.metrics.items() if k not in _OF_TIME}
+
+
+def _close(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return all(
+        math.isclose(then, dict(after.get(key, [])).get(step, math.nan), rel_tol=1e-6, abs_tol=1e-12)
+        for key, curve in before.items()
+        for step, then in curve
+        if step <= _FIRST
+    )
+
+
+if __name__ == "__main__":
+    main()

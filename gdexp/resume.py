@@ -1,0 +1,74 @@
+"""`python -m gdexp.resume RUN_ID [key=value …]`: goes on with a run that was cut off, as if it had not been."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gdexp.again import differences, recorded
+from gdexp.config.refusal import Refusal
+from gdexp.run import as_command, prepare_process
+from gdexp.tracking.reading import Recorded
+
+_USAGE = "python -m gdexp.resume RUN_ID [trainer.epochs=200] [tracking.uri=…]"
+
+
+def main() -> None:
+    """The command line."""
+    as_command(resume)
+
+
+def resume(words: Sequence[str]) -> None:
+    """Go on with a run, in its record, from its last checkpoint or from the beginning.
+
+    Args:
+        words: its id, then overrides that may raise its end.
+
+    Raises:
+        Refusal: the run has ended, or it would have other numbers now; the line names why.
+    """
+    run, job = recorded(words, _USAGE, changeable=True)
+    prepare_process()
+    from gdexp import tracking
+    from gdexp.build import build
+    from gdexp.checkpoint import Checkpoints
+    from gdexp.config.targets import local_modules
+    from gdexp.session import Session
+    from gdexp.terminal import report, say
+    from gdexp.tracking.provenance import Provenance
+
+    _check_end(run, job.config)
+    with local_modules():
+        provenance = Provenance()
+        parts = build(job.config, job.options)
+        if changed := list(differences(run, job.config, parts.identity.sha256, provenance)):
+            raise Refusal(f"run {run.run_id} can't go on as it was: {'; '.join(changed)}")
+        typed = " ".join(word for word in words[1:] if not word.startswith("tracking"))
+        tags = {"gdexp.resumed": typed} if typed else {}
+        with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
+            state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
+            since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
+            say(f"Run {run.name} goes on {since}")
+            [end] = Session(parts, record).train(state)
+        say(report(end.outcome, end.metrics, parts, run.name, record))
+
+
+def _check_end(run: Recorded, config: dict[str, Any]) -> None:
+    """Refuse a run that has come to its end, or whose end can't be moved."""
+    if str(run.tags.get("gdexp.trained_as")).startswith("stack"):
+        raise Refusal(
+            f"run {run.run_id} was trained in a stack: repeat the sweep's command, which trains what is missing"
+        )
+    before = run.config["trainer"]["epochs"] if "trainer" in run.config else None
+    epochs, done = config["trainer"]["epochs"], max((step for step, _ in run.metrics.get("train_loss", [])), default=0)
+    if run.status == "FINISHED" and run.tags.get("gdexp.outcome") != "completed":
+        raise Refusal(f"run {run.run_id} is finished: {run.tags.get('gdexp.outcome')} at epoch {done}")
+    if epochs < done:
+        raise Refusal(f"`trainer.epochs` must be at least {done}, the epochs that are recorded, got {epochs}")
+    if run.status == "FINISHED" and epochs == done:
+        raise Refusal(f"run {run.run_id} is finished after {done} epochs; trainer.epochs={2 * done} raises the end")
+    lengths = [k for k in ("T_max", "total_iters", "total_steps") if config["scheduler"].get(k, 0) is None]
+    if lengths and epochs != before:
+        raise Refusal(f"`trainer.epochs` can't be changed: `scheduler.{lengths[0]}` follows it, and so do the rates")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""A training session: the loop with its record, its hooks and its checkpoints."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from gdexp import stop
+from gdexp.build.state import can_be_kept, restore, state_of
+from gdexp.checkpoint import Checkpoints
+from gdexp.terminal import Progress, SweepProgress
+from gdexp.train import Epoch, Loop, evaluate
+from gdexp.watch import better
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gdexp.build import Parts
+    from gdexp.tracking import Record
+
+
+class End(NamedTuple):
+    """What became of a run: its outcome, the first and last value of each metric, and what it is ordered by."""
+
+    outcome: str
+    metrics: dict[str, tuple[float, ...]]
+    objective: tuple[str, float] | None
+
+
+class Session:
+    """Trains one run, or several as one, and records them.
+
+    Args:
+        parts: of the runs.
+        record: of the runs, begun.
+        sweep: the bar of the sweep that they belong to.
+    """
+
+    def __init__(self, parts: "Parts", record: "Record", sweep: SweepProgress | None = None) -> None:
+        self._parts, self._record, self._sweep = parts, record, sweep
+        self._first: dict[int, dict[str, float]] = {}  # metrics of each run's first epoch
+        self._best: dict[int, float] = {}  # each run's best objective
+        self._paths = [_Path() for _ in parts.runs] if parts.trajectory else []
+        record.keep(lambda run: self._of_run(run, parts.learner.weights()))
+
+    def train(self, state: Mapping[str, Any] | None = None) -> list[End]:
+        """Train to the end; return what became of each run.
+
+        Args:
+            state: of a checkpoint to go on from; None: from the beginning.
+        """
+        parts, ends = self._parts, dict[int, End]()
+        shown = nullcontext(self._sweep) if self._sweep else Progress(parts.config)
+        with _torch_set_up(parts), shown as progress:
+            loop = self._loop(progress)
+            self._keeper = _Keeper(self, parts, loop, self._record)
+            if state is not None:
+                restore(parts, loop, state)
+                self._load_state_dict(state["session"])
+            else:
+                for run, path in enumerate(self._paths):
+                    path.add(self._of_run(run, parts.learner.weights()))
+            with self._keeper:
+                for epochs in loop:
+                    tested = self._tested() if any(epoch.last for epoch in epochs) else {}
+                    for epoch in epochs:
+                        self._note(epoch)
+                        if epoch.last:
+                            ends[epoch.run] = self._finish(epoch, tested.get(epoch.run, {}))
+                    progress.epochs(epochs)
+                    self._keeper.after_epoch(epochs[0])
+        return [ends[run] for run in sorted(ends)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered of the epochs so far."""
+        return {"first": self._first, "best": self._best, "paths": [path.rows() for path in self._paths]}
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._first, self._best = dict(state["first"]), dict(state["best"])
+        self._paths = [_Path(rows) for rows in state["paths"]]
+
+    def _note(self, epoch: Epoch) -> None:
+        """Record an epoch of a run."""
+        run, node = epoch.run, self._parts.config["sweep"]
+        self._record.add(epoch.epoch, epoch.metrics, run)
+        for hook in self._parts.hooks:
+            hook(epoch, self._parts.model)
+        self._first.setdefault(run, epoch.metrics)
+        if node["objective_at"] == "best" and (now := objective(node, epoch.metrics)):
+            self._best[run] = min(self._best.get(run, now[1]), now[1], key=_sense(now[0]))
+        if self._paths:
+            self._paths[run].add(self._of_run(run, self._parts.learner.weights()))
+
+    def _finish(self, epoch: Epoch, tested: Mapping[str, float]) -> End:
+        """Record the end of a run."""
+        run, last = epoch.run, epoch.metrics | dict(tested)
+        self._record.add(epoch.epoch, tested, run)
+        value = objective(self._parts.config["sweep"], last)
+        if value and run in self._best:
+            value = value[0], self._best[run]
+        outcome = "diverged" if epoch.diverged else "stopped" if epoch.stopped else "completed"
+        self._record.finish(outcome, self._files(run), self._tags(epoch), run)
+        return End(outcome, {k: (self._first[run].get(k, v), v) for k, v in last.items()}, value)
+
+    def _tags(self, epoch: Epoch) -> dict[str, object]:
+        tags: dict[str, object] = {}
+        if epoch.diverged:
+            tags["gdexp.diverged_at"] = epoch.epoch
+        if epoch.stopped:
+            tags["gdexp.stopped_because"] = epoch.stopped
+        watch = self._parts.runs[epoch.run].watch
+        if watch is not None and watch.weights:
+            tags["gdexp.best_epoch"] = watch.best_epoch
+        return tags
+
+    def _files(self, run: int) -> dict[str, Mapping[str, "Tensor"]]:
+        """Return what is written as safetensors files, by their names."""
+        parts = self._parts
+        files: dict[str, Mapping[str, Tensor]] = {"weights": self._of_run(run, parts.learner.weights())}
+        watch = parts.runs[run].watch
+        if watch is not None and watch.weights:
+            files["weights_best"] = dict(zip(files["weights"], watch.weights, strict=True))
+        if parts.average is not None:
+            files["weights_ema"] = self._of_run(run, parts.average.weights)
+        if self._paths:  # where the last epoch led is in the final weights
+            files["trajectory"] = {name: t[:-1] for name, t in self._paths[run].rows().items()}
+        return files
+
+    def _of_run(self, run: int, tensors: Mapping[str, "Tensor"]) -> Mapping[str, "Tensor"]:
+        """Return the tensors of one run: those that a stack holds for it now, or as they are."""
+        learner: Any = self._parts.learner
+        return learner.of_run(run, tensors) if len(self._parts.runs) > 1 else tensors
+
+    def _loop(self, progress: Progress | SweepProgress) -> Loop:
+        parts, trainer = self._parts, self._parts.config["trainer"]
+        every = trainer["log_steps"]
+
+        def on_step(step: int, measures: Mapping[str, "Tensor"], at: Sequence[int | None]) -> None:
+            if every is not None and step % every == 0:
+                losses = torch.as_tensor(measures["train_loss"]).detach().reshape(-1).tolist()
+                for run, loss in zip(at, losses, strict=True):
+                    if run is not None:
+                        self._record.add(step, {"train_loss_step": loss}, run)
+            progress.step(step)
+            self._keeper.after_step()
+
+        keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")
+        return Loop(
+            parts.learner,
+            parts.data,
+            parts.runs,
+            average=parts.average,
+            metrics=parts.metrics,
+            on_step=on_step,
+            **{k: trainer[k] for k in keys},
+        )
+
+    def _tested(self) -> dict[int, dict[str, float]]:
+        """Measure the test rows, with the weights as they are and with their average, by run."""
+        parts = self._parts
+        if parts.data.test is None:
+            return {}
+        runs = parts.learner.runs if len(parts.runs) > 1 else [0]  # type: ignore[attr-defined]
+        arguments = parts.learner, parts.data.test, parts.config["trainer"]["batch_size"], parts.metrics
+        several = len(runs) if len(parts.runs) > 1 else None
+        found = [{f"test_{k}": v for k, v in own.items()} for own in evaluate(*arguments, several)]
+        if parts.average is not None:
+            with parts.average.in_place():
+                for own, averaged in zip(found, evaluate(*arguments, several), strict=True):
+                    own |= {f"test_{k}_ema": v for k, v in averaged.items()}
+        return dict(zip(runs, found, strict=True))
+
+
+class _Keeper:
+    """Decides when the state of a run is kept: every so many epochs or minutes, and when it is told to stop."""
+
+    def __init__(self, session: Session, parts: "Parts", loop: Loop, record: "Record") -> None:
+        trainer = parts.config["trainer"]
+        self._session, self._parts, self._loop = session, parts, loop
+        self._every = trainer["checkpoint_every"]
+        self._seconds = None if trainer["checkpoint_minutes"] is None else 60 * trainer["checkpoint_minutes"]
+        folder, run_id = record.folders[0] if record.folders else None, record.run_ids[0]
+        self._files: Checkpoints | None = None
+        if folder is not None and run_id is not None and can_be_kept(parts):
+            self._files = Checkpoints(folder / "checkpoints", run_id, record.flush)
+        self._last = time.monotonic()
+        self._due = self._last + self._seconds if self._files and self._seconds else float("inf")
+        self._keeps = False  # whether there is a checkpoint yet
+
+    def __enter__(self) -> "_Keeper":
+        stop.watched = self._files is not None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop.watched = False
+        if self._files is not None:
+            self._files.close()
+
+    def after_step(self) -> None:
+        """Keep the state if it is time, or before the process ends on request."""
+        if self._files is not None and (stop.requested or time.monotonic() >= self._due):
+            self._keep()
+            stop.obey()
+
+    def after_epoch(self, epoch: Epoch) -> None:
+        """Keep the state if the epoch is one of every so many, and at the end if it was kept before."""
+        if self._files is None:
+            return
+        by_epochs = self._every is not None and epoch.epoch % self._every == 0
+        if by_epochs or (epoch.last and (self._keeps or self._every is not None)):
+            self._keep()
+        stop.obey()
+
+    def _keep(self) -> None:
+        assert self._files is not None
+        watch = self._parts.runs[0].watch
+        best = watch is not None and watch.best_epoch == self._loop.epoch
+        state = state_of(self._parts, self._loop) | {"session": self._session.state_dict()}
+        self._files.write(self._loop.steps, state, best)
+        self._keeps, self._due = True, time.monotonic() + self._seconds if self._seconds else float("inf")
+
+
+class _Path:
+    """The weights that began each epoch of a run, one row an epoch, and those that the last one led to."""
+
+    def __init__(self, rows: Mapping[str, "Tensor"] | None = None) -> None:
+        self._points: list[dict[str, Tensor]] = []
+        if rows:
+            self._points = [dict(zip(rows, point, strict=True)) for point in zip(*rows.values(), strict=True)]
+
+    def add(self, weights: Mapping[str, "Tensor"]) -> None:
+        self._points.append({k: t.detach().cpu().clone() for k, t in weights.items()})
+
+    def rows(self) -> dict[str, "Tensor"]:
+        """Return (epochs + 1, …) for each weight."""
+        return {name: torch.stack([point[name] for point in self._points]) for name in self._points[0]}
+
+
+def objective(node: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, float] | None:
+    """Return name and value of what the runs of a sweep are ordered by."""
+    names = [node["objective"]] if node["objective"] else ["val_loss", "train_loss"]
+    return next(((name, metrics[name]) for name in names if name in metrics), None)
+
+
+def _sense(name: str) -> Callable[[float], float]:
+    """Return a key by which the better value is the smaller one."""
+    return (lambda v: -v) if better(name) == "max" else (lambda v: v)
+
+
+@contextmanager
+def _torch_set_up(parts: "Parts") -> Iterator[None]:
+    """Set threads and determinism of this process for a run, and put them back."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    uninitialized: Any = torch.utils.deterministic
+    fills = uninitialized.fill_uninitialized_memory
+    torch.set_num_threads(parts.threads)
+    if parts.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        uninitialized.fill_uninitialized_memory = False  # slow, for debugging
+        torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports nothing
+    try:
+        with warnings.catch_warnings():
+            if len(parts.runs) > 1:  # of calls that torch.func makes for each run apart
+                warnings.filterwarnings("ignore", "There is a performance drop")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        uninitialized.fill_uninitialized_memory = fills
