@@ -210,8 +210,8 @@ class _Keeper:
         """Keep the state if the epoch is one of every so many, and at the end if it was kept before."""
         if self._files is None:
             return
-        by_epochs = self._every is not None and epoch.epoch % self._every == 0
-        if by_epochs or (epoch.last and (self._keeps or self._every is not None)):
+        wanted = self._every is not None and epoch.epoch % self._every == 0
+        if wanted or stop.requested or (epoch.last and (self._keeps or self._every is not None)):
             self._keep()
         stop.obey()
 
