@@ -62,7 +62,7 @@ def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Record
 
 
 def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance: Provenance) -> Iterator[str]:
-    """Yield what is not as it was when a run was recorded.
+    """Yield what is not as it was when a run was recorded: data, code, versions.
 
     Args:
         run: as recorded.
@@ -82,7 +82,11 @@ def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance:
     for tag, what in (("gdexp.torch", "torch"), ("gdexp.version", "gdexp")):
         if run.tags.get(tag) != tags[tag]:
             yield f"{what}: {run.tags.get(tag)} then, {tags[tag]} now"
-    before, today = (json.loads(t.get("environment.json", "{}")) for t in (run.texts, texts))
+
+
+def surroundings(run: Recorded, provenance: Provenance) -> Iterator[str]:
+    """Yield in what the machine differs from the one that a run was recorded on, which may change the last bits."""
+    before, today = (json.loads(t.get("environment.json", "{}")) for t in (run.texts, provenance.texts({})))
     for key, what in (("threads", "torch's threads"), ("cpu", "the processor"), ("accelerators", "accelerators")):
         if key in before and before[key] != today[key]:
             yield f"{what}: {before[key]} then, {today[key]} now"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gdexp.again import differences, recorded
+from gdexp.again import differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
 from gdexp.tracking.reading import Recorded, read
@@ -57,7 +57,7 @@ def rerun(words: Sequence[str]) -> None:
         print("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
     with local_modules():
         new, data = _trained(run, job, provenance)
-        changed = list(differences(run, job.config, data, provenance))
+        changed = [*differences(run, job.config, data, provenance), *surroundings(run, provenance)]
     for line in changed:
         print(f"Not as it was: {line}")
     if verify:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gdexp.again import differences, recorded
+from gdexp.again import differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
 from gdexp.tracking.reading import Recorded
@@ -41,6 +41,8 @@ def resume(words: Sequence[str]) -> None:
         parts = build(job.config, job.options)
         if changed := list(differences(run, job.config, parts.identity.sha256, provenance)):
             raise Refusal(f"run {run.run_id} can't go on as it was: {'; '.join(changed)}")
+        for line in surroundings(run, provenance):
+            say(f"Not as it was: {line}; the last bits may differ")
         typed = " ".join(word for word in words[1:] if not word.startswith("tracking"))
         tags = {"gdexp.resumed": typed} if typed else {}
         with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:

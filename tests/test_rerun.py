@@ -138,3 +138,16 @@ def test_record_of_an_older_gdexp_and_a_damaged_one(gdexp_run, stocked):
     weights.write_bytes(weights.read_bytes()[:-3])
     done = gdexp_run(run_id, "--verify", module="gdexp.rerun")
     assert done.returncode == 1 and "weights.safetensors is damaged" in done.stderr
+
+
+def test_artifacts_that_leave_their_folder_are_refused(gdexp_run, stocked):
+    [run_id] = gdexp.launch(["trainer.epochs=2"]).run_id
+    [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts")
+    (stocked / "elsewhere.yaml").write_text((folder / "config.yaml").read_text())
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").symlink_to(stocked / "elsewhere.yaml")
+    done = gdexp_run(run_id, module="gdexp.rerun")
+    assert done.returncode == 1 and "leads out of its folder" in done.stderr
+    change("UPDATE runs SET artifact_uri=? WHERE run_uuid=?", f"{stocked.as_uri()}/elsewhere", run_id)
+    done = gdexp_run(run_id, module="gdexp.resume")
+    assert done.returncode == 1 and "outside of its experiment's folder" in done.stderr

@@ -67,13 +67,14 @@ def read(run_id: str, uri: str | None = None) -> Recorded:
 
 def _directly(tables: Tables, run_id: str, uri: str) -> Recorded:
     rows = tables.select(
-        "SELECT r.name, r.status, e.name, r.artifact_uri FROM runs r JOIN experiments e USING (experiment_id)"
+        "SELECT r.name, r.status, e.name, r.artifact_uri, e.artifact_location FROM runs r"
+        " JOIN experiments e USING (experiment_id)"
         " WHERE run_uuid=? AND r.lifecycle_stage='active'",
         run_id,
     )
     if not rows:
         raise Refusal(f"no run {run_id} in {tables.path}")
-    [(name, status, experiment, artifacts)] = rows
+    [(name, status, experiment, artifacts, location)] = rows
     metrics: dict[str, list[tuple[int, float]]] = {}
     for key, step, value in tables.select(
         "SELECT key, step, value FROM metrics WHERE run_uuid=? ORDER BY key, step, timestamp", run_id
@@ -85,7 +86,9 @@ def _directly(tables: Tables, run_id: str, uri: str) -> Recorded:
     params, tags = (
         dict(tables.select(f"SELECT key, value FROM {table} WHERE run_uuid=?", run_id)) for table in ("params", "tags")
     )
-    folder = local_path(artifacts)
+    folder, home = local_path(artifacts), local_path(location)
+    if folder is not None and (home is None or not folder.resolve().is_relative_to(home.resolve())):
+        raise Refusal(f"run {run_id}: its artifacts lie outside of its experiment's folder")
     files = _artifacts(folder) if folder is not None and folder.is_dir() else ({}, {})
     data = digests[0][0] if digests else None
     return Recorded(run_id, name, status, experiment, uri, params, tags, metrics, data, *files)
@@ -117,5 +120,8 @@ def _by_client(run_id: str, uri: str) -> Recorded:
 def _artifacts(folder: Path) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"]]:
     """Return the texts and the weights in a folder of artifacts."""
     paths = [folder / name for name in (*_FILES, "git.diff")] + sorted(folder.glob("code/**/*.py"))
+    for path in folder.rglob("*"):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise Refusal(f"the artifact {path.relative_to(folder)} leads out of its folder")
     texts = {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in paths if p.is_file()}
     return texts, {p.name: load_weights(p) for p in sorted(folder.glob("*.safetensors"))}
