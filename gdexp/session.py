@@ -71,7 +71,7 @@ class Session:
                         self._note(epoch)
                         if epoch.last:
                             ends[epoch.run] = self._finish(epoch, tested.get(epoch.run, {}))
-                    progress.epochs(epochs)
+                    progress.epochs(epochs, parts.config["trainer"]["epochs"])
                     self._keeper.after_epoch(epochs[0])
         return [ends[run] for run in sorted(ends)]
 

@@ -41,14 +41,14 @@ class Progress:
         """Note a step; a run that lasts gets its bar within its first epoch, too."""
         self._bar.start_if_long()
 
-    def epochs(self, epochs: "Sequence[Epoch]") -> None:
-        """Note an epoch, and why a run ended before its last one, if it did."""
+    def epochs(self, epochs: "Sequence[Epoch]", total: int) -> None:
+        """Note an epoch, of so many, and why a run ended before its last one, if it did."""
         for epoch in epochs:
             rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
             shown = f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
             self._bar.show(epoch.epoch, shown)
             if epoch.epoch % self._every == 0:
-                self._bar.print(epoch_line(epoch, self._config["trainer"]["epochs"]))
+                self._bar.print(epoch_line(epoch, total))
             if epoch.diverged:
                 self._bar.print(divergence_line(epoch, self._config))
             elif epoch.stopped:
@@ -66,7 +66,6 @@ class SweepProgress:
         self._bar = Bar("Run", runs)
         self.wants_steps = self._bar.wanted
         self._over = 0
-        self._now: dict[int, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -78,11 +77,14 @@ class SweepProgress:
         """Note a step."""
         self._bar.start_if_long()
 
-    def epochs(self, epochs: "Sequence[Epoch]") -> None:
-        """Note an epoch of the runs that are in training."""
+    def epochs(self, epochs: "Sequence[Epoch]", total: int) -> None:
+        """Note an epoch, of so many, of the runs that are in training; what is done of them counts."""
         self._over += sum(epoch.last for epoch in epochs)
-        best = min((epoch.train_loss for epoch in epochs if not epoch.diverged), default=float("nan"))
-        self._bar.show(self._over, f"epoch {epochs[0].epoch} of {len(epochs)}, least loss {best:.4g}")
+        training = [epoch for epoch in epochs if not epoch.last]
+        number = epochs[0].epoch
+        least = min((epoch.train_loss for epoch in training), default=float("nan"))
+        shown = f"epoch {number}/{total} of {len(training)}, least loss {least:.4g}" if training else ""
+        self._bar.show(self._over + len(training) * number / total, shown)
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
@@ -95,7 +97,7 @@ class Bar:
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
         self.wanted = sys.stdout.isatty()
-        self._began, self._drawn, self._done = time.monotonic(), 0.0, 0
+        self._began, self._drawn, self._done = time.monotonic(), 0.0, 0.0
         self._bar: Any = None
 
     def start_if_long(self) -> None:
@@ -108,7 +110,7 @@ class Bar:
             self._bar.add_task("", total=self._total, completed=self._done, shown="")
             self._bar.start()
 
-    def show(self, done: int, shown: str) -> None:
+    def show(self, done: float, shown: str) -> None:
         """Move the bar; it isn't drawn more than ten times a second."""
         self._done = done
         if self._bar is not None and time.monotonic() - self._drawn > 0.1:
