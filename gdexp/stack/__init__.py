@@ -98,8 +98,8 @@ class Stack:
         self._module.eval()
         try:
             with torch.no_grad():
-                measured = vmap(self._evaluated, in_dims=(0, 0, 0, None), out_dims=0)
-                measures, output = measured(self._detached(), self._buffers, self._index(), batch)
+                measured = vmap(self._evaluated, in_dims=(0, 0, None))
+                measures, output = measured(self._detached() | self._buffers, self._index(), batch)
             if outputs is not None:
                 outputs.append((output, batch[1]))
             return measures
@@ -143,35 +143,32 @@ class Stack:
 
     def _differentiated(self, batch: Any, parts: float) -> tuple[Named, dict[str, Tensor]]:
         """Return the gradients of loss / parts, and the measures."""
-        axis, batch = (0, batch.batch) if isinstance(batch, OfEach) else (None, batch)
-        learning = {k: p.detach() for k, p in self.parameters.items() if p.requires_grad and k not in self.unused}
-        fixed = {k: p.detach() for k, p in self.parameters.items() if k not in learning}
+        state = self._detached() | self._buffers
+        learning = [k for k, p in self.parameters.items() if p.requires_grad and k not in self.unused]
+        others = [k for k in state if k not in learning]
+        own, shared = (batch.batch, None) if isinstance(batch, OfEach) else ((), batch)
 
-        def loss(parameters: Named, buffers: Named, index: Tensor, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            measures, _ = self._forward("train_loss", {**fixed_of(buffers), **parameters}, buffers, index, batch)
+        def loss(changing: list[Tensor], rest: list[Tensor], index: Tensor, own: Any) -> tuple[Tensor, Any]:
+            named = dict(zip([*learning, *others], [*changing, *rest], strict=True))
+            measures, _ = self._forward("train_loss", named, index, own if shared is None else shared)
             value = measures["train_loss"]
             return (value if parts == 1 else value / parts), {k: v.detach() for k, v in measures.items()}
 
-        def fixed_of(buffers: Named) -> Named:
-            return {k: buffers[k] for k in fixed}
-
-        differentiated = vmap(grad_and_value(loss, has_aux=True), in_dims=(0, 0, 0, axis))
+        tensors = [state[k] for k in learning], [state[k] for k in others], self._index(), own
         with torch.no_grad():
             if not learning:
-                forward = vmap(loss, in_dims=(0, 0, 0, axis))
-                _, measures = forward(learning, {**self._buffers, **fixed}, self._index(), batch)
-                return {}, measures
-            gradients, (_, measures) = differentiated(learning, {**self._buffers, **fixed}, self._index(), batch)
-        return gradients, measures
+                return {}, vmap(loss)(*tensors)[1]
+            gradients, (_, measures) = vmap(grad_and_value(loss, has_aux=True))(*tensors)
+        return dict(zip(learning, gradients, strict=True)), measures
 
-    def _evaluated(self, parameters: Named, buffers: Named, index: Tensor, batch: Any) -> Any:
-        measures, output = self._forward("loss", parameters, buffers, index, batch)
+    def _evaluated(self, state: Named, index: Tensor, batch: Any) -> Any:
+        measures, output = self._forward("loss", state, index, batch)
         if self._accuracy is not None:
             measures["accuracy"] = self._accuracy(output, batch[1])
         return measures, output if isinstance(output, Tensor) else index
 
-    def _forward(self, name: str, parameters: Named, buffers: Named, index: Tensor, batch: Any) -> Any:
-        state = {f"model.{k}": t for k, t in {**parameters, **buffers}.items()}
+    def _forward(self, name: str, state: Named, index: Tensor, batch: Any) -> Any:
+        state = {f"model.{k}": t for k, t in state.items()}
         with OneOfMany(self._generators, index):
             measures, output = functional_call(self._module, state, (name, batch))
             return {k: torch.as_tensor(v, device=index.device) for k, v in measures.items()}, output
