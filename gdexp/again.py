@@ -43,6 +43,8 @@ def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Record
     if not isinstance(source, dict) or not all(isinstance(source.get(g), dict) for g in GROUPS if g != "tracking"):
         raise Refusal(f"run {run.run_id}: its config.yaml is damaged")
     source = _with_old_behaviour(source)
+    for override in compose.parse(run.tags.get("gdexp.resumed", "").split()):  # what raised its end
+        source = compose.with_value(source, override.get_key_element().split("."), override.value())
     for override in overrides:
         key = override.get_key_element()
         if key.startswith("tracking"):

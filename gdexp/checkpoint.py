@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+_SHARE = 5  # one part in so many of the time is the most that writing may take
 _KEPT = 2  # the last, and the one before it should the last be damaged
 _NAME = re.compile(r"(best|step)-(\d{12})-([0-9a-f]{32})\.pt")
 
@@ -36,6 +38,7 @@ class Checkpoints:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.busy = False  # whether a state that is given now would have to wait
         self._trouble: Exception | None = None
 
     def write(self, step: int, state: Mapping[str, Any], best: bool = False) -> None:
@@ -49,7 +52,7 @@ class Checkpoints:
         copied = tree_map(lambda v: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else v, dict(state))
         with self._wake:
             best = best or any(was_best for _, _, was_best in self._waiting)
-            self._waiting = [(step, copied, best)]
+            self._waiting, self.busy = [(step, copied, best)], True
             self._wake.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_writing, name="gdexp-checkpoint", daemon=True)
@@ -89,13 +92,16 @@ class Checkpoints:
         return [p for p in self._folder.glob(f"{kind}-*.pt") if _NAME.fullmatch(p.name)]
 
     def _keep_writing(self) -> None:
+        rest = 0.0  # seconds until the next may be written
         while True:
             with self._wake:
-                while not self._waiting and not self._closed:
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._closed, timeout=rest)
+                self.busy = False
+                self._wake.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
                 step, state, best = self._waiting.pop()
+            began = time.monotonic()
             try:
                 self._before()
                 self._write(step, state, best)
@@ -103,6 +109,7 @@ class Checkpoints:
                 if self._trouble is None:
                     print(f"gdexp: no checkpoint can be written: {error}", file=sys.stderr)
                 self._trouble = error
+            rest = (_SHARE - 1) * (time.monotonic() - began)
 
     def _write(self, step: int, state: dict[str, Any], best: bool) -> None:
         buffer = io.BytesIO()

@@ -43,7 +43,8 @@ def resume(words: Sequence[str]) -> None:
             raise Refusal(f"run {run.run_id} can't go on as it was: {'; '.join(changed)}")
         for line in surroundings(run, provenance):
             say(f"Not as it was: {line}; the last bits may differ")
-        typed = " ".join(word for word in words[1:] if not word.startswith("tracking"))
+        earlier = run.tags.get("gdexp.resumed", "").split()
+        typed = " ".join([*earlier, *(word for word in words[1:] if not word.startswith("tracking"))])
         tags = {"gdexp.resumed": typed} if typed else {}
         with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
             state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
@@ -59,7 +60,7 @@ def _check_end(run: Recorded, config: dict[str, Any]) -> None:
         raise Refusal(
             f"run {run.run_id} was trained in a stack: repeat the sweep's command, which trains what is missing"
         )
-    before = run.config["trainer"]["epochs"] if "trainer" in run.config else None
+    before = run.config["trainer"]["epochs"]
     epochs, done = config["trainer"]["epochs"], max((step for step, _ in run.metrics.get("train_loss", [])), default=0)
     if run.status == "FINISHED" and run.tags.get("gdexp.outcome") != "completed":
         raise Refusal(f"run {run.run_id} is finished: {run.tags.get('gdexp.outcome')} at epoch {done}")

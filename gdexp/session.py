@@ -207,10 +207,13 @@ class _Keeper:
             stop.obey()
 
     def after_epoch(self, epoch: Epoch) -> None:
-        """Keep the state if the epoch is one of every so many, and at the end if it was kept before."""
+        """Keep the state if the epoch is one of every so many, and at the end if it was kept before.
+
+        Epochs that follow faster than states can be written in a fifth of the time are passed over.
+        """
         if self._files is None:
             return
-        wanted = self._every is not None and epoch.epoch % self._every == 0
+        wanted = self._every is not None and epoch.epoch % self._every == 0 and not self._files.busy
         if wanted or stop.requested or (epoch.last and (self._keeps or self._every is not None)):
             self._keep()
         stop.obey()

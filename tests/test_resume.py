@@ -190,6 +190,8 @@ def test_end_of_a_run_is_raised(gdexp_run, stocked):
     assert len(points(run_id, "train_loss")) == 14
     [whole] = gdexp.launch([*words, "trainer.epochs=14"]).run_id
     same_run(run_id, whole)
+    again = gdexp_run(run_id, "--verify", module="gdexp.rerun")
+    assert again.returncode == 0 and "identical: 14 losses" in again.stdout, again.stdout
 
 
 @pytest.mark.parametrize(
@@ -230,8 +232,9 @@ def test_resume_names_what_has_changed(gdexp_run, stocked):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "malicious"])
 def test_damaged_checkpoint_is_passed_over(gdexp_run, stocked, damage):
     words = [*MLP, "trainer.checkpoint_every=2"]
-    gdexp_run(*words, "trainer.epochs=6")
+    gdexp_run(*words, "trainer.epochs=4")
     run_id, _ = only_run()
+    gdexp_run(run_id, "trainer.epochs=6", module="gdexp.resume")
     [last] = sorted(stocked.glob("mlruns/*/*/artifacts/checkpoints/step-*.pt"))[-1:]
     content = last.read_bytes()
     if damage == "cut":

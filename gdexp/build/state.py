@@ -53,12 +53,12 @@ def restore(parts: Parts, loop: Loop, state: Mapping[str, Any]) -> None:
 def _random_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    own = random.getstate()
+    version, numbers, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
-        "random": [own[0], list(own[1]), own[2]],
-        "numpy": [str(name), keys.tolist(), *rest],  # type: ignore[attr-defined]
+        "random": [version, torch.tensor(numbers), gauss],
+        "numpy": [str(name), torch.tensor(keys, dtype=torch.int64), *rest],
     }
 
 
@@ -67,6 +67,6 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
     version, numbers, gauss = state["random"]
-    random.setstate((version, tuple(numbers), gauss))
+    random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
