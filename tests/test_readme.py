@@ -28,7 +28,12 @@ def test_readme_has_commands():
     assert len(TESTED) >= 10
 
 
-@pytest.mark.parametrize("line", TESTED)
+OFTEN = 5  # of these are tested every day, the others by .ci/run
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=[] if i < OFTEN else pytest.mark.slow) for i, line in enumerate(TESTED)]
+)
 def test_command_of_the_readme(files, gdexp_run, line):
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "gdexp.run"]

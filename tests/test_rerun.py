@@ -20,9 +20,7 @@ KINDS = {o: [f"optimizer={o}"] for o in OPTIMIZERS} | {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k in ("adam", "bfloat16") else pytest.mark.slow) for k in KINDS]
-)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "adam" else pytest.mark.slow) for k in KINDS])
 def test_rerun_is_identical(gdexp_run, stocked, kind):
     [run] = gdexp.launch([*IRIS, *KINDS[kind]]).to_dict("records")
     done = gdexp_run(run["run_id"], "--verify", module="gdexp.rerun")
@@ -52,6 +50,7 @@ def change(sql, *values):
     connection.close()
 
 
+@pytest.mark.slow
 def test_what_is_not_as_it_was_is_named(gdexp_run, stocked):
     net = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n"
     (stocked / "net.py").write_text(net)
@@ -83,21 +82,15 @@ def test_what_is_not_as_it_was_is_named(gdexp_run, stocked):
     assert "Not as it was: torch's threads: 7" in verify()[1]
 
 
+PLACES = ("loss", "data", "optimizer", "scheduler", "on_epoch", "inner")
+FOREIGN = ("builtins.eval", "torch.os.system", "torch.hub.load", "torch.utils.cpp_extension.load", "functools.partial")
+CASES = [*(("model", target) for target in FOREIGN), *((place, "os.system") for place in PLACES)]
+
+
 @pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "torch.os.system",
-        "torch.hub.load",
-        "torch.utils.cpp_extension.load",
-        "functools.partial",
-    ],
+    ("place", "target"), [("model", "os.system"), *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES)]
 )
-@pytest.mark.parametrize("place", ["model", "loss", "data", "optimizer", "scheduler", "on_epoch", "inner"])
 def test_record_builds_nothing_foreign(gdexp_run, stocked, target, place):
-    if place != "model" and target != "os.system":
-        pytest.skip("one target tells the places")
     [run_id] = gdexp.launch(["trainer.epochs=1"]).run_id
     [path] = stocked.glob(f"mlruns/*/{run_id}/artifacts/config.yaml")
     text = path.read_text()
@@ -121,6 +114,7 @@ def test_record_builds_nothing_foreign(gdexp_run, stocked, target, place):
     assert not (stocked / "harmed").exists() and len(gdexp.runs()) == 1
 
 
+@pytest.mark.slow
 def test_record_of_an_older_gdexp_and_a_damaged_one(gdexp_run, stocked):
     [run_id] = gdexp.launch(["trainer.epochs=2"]).run_id
     [path] = stocked.glob(f"mlruns/*/{run_id}/artifacts/config.yaml")
@@ -140,6 +134,7 @@ def test_record_of_an_older_gdexp_and_a_damaged_one(gdexp_run, stocked):
     assert done.returncode == 1 and "weights.safetensors is damaged" in done.stderr
 
 
+@pytest.mark.slow
 def test_artifacts_that_leave_their_folder_are_refused(gdexp_run, stocked):
     [run_id] = gdexp.launch(["trainer.epochs=2"]).run_id
     [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts")

@@ -121,7 +121,7 @@ def test_every_optimizer_of_torch_is_an_option_with_torchs_defaults():
         assert {k: tuple(v) if isinstance(defaults[k], tuple) else v for k, v in node.items()} == defaults | changed
 
 
-@pytest.mark.parametrize("size", [32, None])
+@pytest.mark.parametrize("size", [32, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "sparse_adam"])
 def test_optimizer(run, name, size):
     kind, arguments = OPTIMIZERS[name]
@@ -190,7 +190,11 @@ def test_every_schedule_is_in_the_table():
 MOVES = [(n, i, w) for n in SCHEDULES for i in ("epoch", "step") for w in (0, 3) if n != "reduce_on_plateau"]
 
 
-@pytest.mark.parametrize(("name", "interval", "warmup"), [*MOVES, ("reduce_on_plateau", "epoch", 0)])
+ALL_MOVES = [*MOVES, ("reduce_on_plateau", "epoch", 0)]
+OFTEN = [pytest.param(*move, marks=[] if move[2] == 0 else pytest.mark.slow) for move in ALL_MOVES]
+
+
+@pytest.mark.parametrize(("name", "interval", "warmup"), OFTEN)
 def test_schedule(run, name, interval, warmup):
     make, words = SCHEDULES[name]
     own = [f"scheduler={name}", f"scheduler.interval={interval}", f"scheduler.warmup={warmup}", "optimizer=momentum"]
@@ -394,6 +398,7 @@ def test_dropout_and_batch_norm_draw_as_torch_does(run):
     same(curves["train_loss"], weights, losses, state)
 
 
+@pytest.mark.slow
 def test_dataset_trains_as_its_tensors_do(run, here):
     (here / "rows.py").write_text(
         "from torch.utils.data import TensorDataset\n"

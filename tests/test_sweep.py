@@ -94,6 +94,7 @@ def test_a_slip_of_a_million_jobs_is_refused_with_the_count(gdexp_run, here):
     assert done.returncode == 1 and "a sweep of 1000000 jobs (1000 of seed × 1000 of optimizer.lr)" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_launcher_of_hydras_gets_our_functions_spelt_out(gdexp_run, stocked):
     done = gdexp_run("-m", "optimizer.lr=logspace(0.001,0.1,3)", "hydra/launcher=basic", "trainer.epochs=2")
     assert done.returncode == 0, done.stderr
@@ -113,6 +114,7 @@ def test_a_thousand_jobs_are_composed_in_order():
     assert len(jobs) == 1000 and rates == sorted(rates) and math.isclose(rates[500] / rates[499], 10 ** (4 / 999))
 
 
+@pytest.mark.slow
 def test_study_that_sets_a_callback_goes_through_hydras_main(gdexp_run, stocked):
     (stocked / "marks.py").write_text(
         "from pathlib import Path\nfrom hydra.experimental.callback import Callback\n"
@@ -202,6 +204,7 @@ def test_plan_shows_jobs_and_packs_and_trains_nothing(gdexp_run, here):
     assert "5 runs one by one: LBFGS evaluates the loss by itself" in lines and list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mixed_sweep_is_complete_and_each_run_is_itself(stocked):
     words = ["data=iris", "model=mlp", "loss=cross_entropy", "trainer.epochs=3", "trainer.batch_size=40"]
     axes = ["optimizer=sgd,adam,rmsprop,lbfgs", "optimizer.lr=0.01,0.1", "seed=0,1", "model.hidden=[16],[8]"]
@@ -235,7 +238,7 @@ def test_record_of_a_stacked_run_is_that_of_the_run_alone(stocked):
     client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
     one, other = client.get_run(stacked), client.get_run(alone)
     assert one.data.params == other.data.params and one.data.metrics.keys() == other.data.metrics.keys()
-    own = {"gdexp.sweep", "gdexp.trained_as", "mlflow.runName"}
+    own = {"gdexp.sweep", "gdexp.job", "gdexp.trained_as", "mlflow.runName"}
     assert {k: v for k, v in one.data.tags.items() if k not in own} == {
         k: v for k, v in other.data.tags.items() if k not in own
     }
@@ -266,6 +269,7 @@ def test_sweep_leaves_a_summary(gdexp_run, stocked):
     assert set(gdexp.runs(sweep).run_id) == set(table.run_id)
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_keeps_what_there_is(start_run, stocked):
     process = start_run("-m", "optimizer.lr=logspace(1e-4,0.1,50)", "optimizer=sgd,adam", "trainer.epochs=100000")
     deadline = time.monotonic() + 60
@@ -314,6 +318,7 @@ def test_shares_are_even_and_whole():
     assert isinstance(packed(jobs)[0], Pack)
 
 
+@pytest.mark.slow
 def test_another_sweeper_gets_the_objective(gdexp_run, stocked):
     (stocked / "hydra_plugins").mkdir()
     (stocked / "hydra_plugins/greedy.py").write_text(

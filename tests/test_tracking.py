@@ -38,6 +38,7 @@ def pythons():
     return [sys.executable, *os.environ.get("GDEXP_OTHER_MLFLOWS", "").split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", pythons())
 def test_both_ways_write_the_same(tmp_path, python):
     script = Path(__file__).with_name("both_ways.py")
@@ -122,6 +123,7 @@ def killed(start_run, folder, seconds):
     return when
 
 
+@pytest.mark.slow
 def test_killed_run_is_closed_by_the_next_command(start_run, gdexp_run, stocked):
     when = killed(start_run, stocked, 2.5)
     alive = start_run(*ENDLESS)

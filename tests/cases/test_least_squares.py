@@ -7,6 +7,7 @@ import gdexp
 from gdexp.data.bundled import diabetes
 
 
+@pytest.mark.slow
 def test_least_squares_reaches_the_published_numbers(stocked):
     words = "data=diabetes data.features=[bmi] data.split_seed=null data.test_fraction=20 data.val_fraction=0"
     table = gdexp.launch(

@@ -15,6 +15,7 @@ def test_lr_sweep(stocked):
     assert all((large.outcome == "diverged") | (large.train_loss > 60))
 
 
+@pytest.mark.slow
 def test_edge_of_stability(stocked):
     table = gdexp.launch(["experiments=edge_of_stability"])
     assert len(table) == 18
@@ -24,6 +25,7 @@ def test_edge_of_stability(stocked):
         assert not stable or run["train_loss"] < 1e-8
 
 
+@pytest.mark.slow
 def test_digits_lr_sweep(stocked):
     table = gdexp.launch(["experiments=digits_lr_sweep"])
     mean = table.groupby("optimizer.lr").val_accuracy.mean()
