@@ -161,7 +161,6 @@ def described(
     from gdexp.tracking.provenance import job_keys
 
     keys = job_keys([filled(job.config) for job in jobs], data) if data and jobs[0].sweep else [None] * len(jobs)
-
     masked = written.without_secrets(configs[0], jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how}

@@ -52,6 +52,7 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
     Raises:
         Refusal: nothing was trained.
     """
+    from gdexp import tracking
     from gdexp.tracking.provenance import Provenance
 
     check_all(jobs)
@@ -63,6 +64,7 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
     if node["plan"]:
         say(plan_report(_planned(packs), set(done)))
         return {}
+    tracking.ready(jobs[0].config["tracking"])
     found: Found = dict(done)
     began, provenance = time.monotonic(), Provenance()
     if done:
@@ -212,6 +214,8 @@ def _record(
             record.finish("completed", {})
     except _Interrupted:
         pass
+    except Refusal as lost:  # the runs have their records
+        say(f"The sweep's summary can't be written: {lost}")
 
 
 class _Interrupted(BaseException):

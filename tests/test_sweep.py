@@ -193,6 +193,12 @@ def test_wrong_sweep_gets_one_line(stocked, words, line):
     assert "\n" not in str(refusal.value) and len(gdexp.runs()) == 0
 
 
+def test_store_that_cannot_be_written_gets_one_line(gdexp_run, here):
+    (here / "file").write_text("")
+    done = gdexp_run("-m", "seed=range(20)", f"tracking.uri=sqlite:///{here}/file/mlflow.db")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "`tracking.uri`" in done.stderr
+
+
 def test_plan_shows_jobs_and_packs_and_trains_nothing(gdexp_run, here):
     done = gdexp_run("-m", "optimizer.lr=logspace(1e-4,1,5)", "optimizer=sgd,lbfgs", "sweep.plan=true")
     lines = done.stdout.splitlines()

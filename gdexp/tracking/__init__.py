@@ -140,6 +140,14 @@ def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, 
         raise Refusal(f"run {run_id} can't go on: {error}") from error
 
 
+def ready(config: Mapping[str, Any]) -> None:
+    """Refuse a SQLite store that can't be opened or written, before much is trained for it."""
+    from gdexp.tracking.store import database, ensure, store_uri
+
+    if config["writer"] != "none" and (db := database(store_uri(config["uri"]))) is not None:
+        ensure(db)
+
+
 def finished_jobs(config: Mapping[str, Any], study: str | None = None) -> dict[str, "list[Result]"]:
     """Return the finished runs of sweeps that a store has, by the key of their job.
 
