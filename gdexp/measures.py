@@ -1,7 +1,8 @@
-"""What is recorded of training on request at an epoch's end; norms of each step are `gdexp.step`'s."""
+"""What is recorded of an epoch: the means of its steps, and on request more; norms of each step are `gdexp.step`'s."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,3 +46,37 @@ def _peak_bytes(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB on Linux
+
+
+def means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[dict[str, float]]:
+    """Average each run's measures over its batches, weighted by their rows; the host waits here, once an epoch."""
+    names = dict.fromkeys(name for _, measures in steps for name in measures)
+    columns = {}
+    for name in names:
+        there = [(n, measures[name]) for n, measures in steps if name in measures]
+        values = [_numbers(value, count) for value in _together([value for _, value in there])]
+        if len(values) == 1:
+            columns[name] = values[0]
+            continue
+        total = sum(n for n, _ in there)
+        columns[name] = [_weighted(run, there) / total for run in zip(*values, strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _weighted(values: Sequence[float], there: Sequence[tuple[int, Any]]) -> float:
+    total = 0.0
+    for (n, _), value in zip(there, values, strict=True):
+        total += n * value
+    return total
+
+
+def _together(values: Sequence[Tensor]) -> list[Any]:
+    """Bring the values of all steps to the host at once."""
+    if len(values) == 1:
+        return [values[0].tolist() if isinstance(values[0], Tensor) else values[0]]
+    return torch.stack([torch.as_tensor(value).detach() for value in values]).tolist()
+
+
+def _numbers(value: Any, count: int) -> list[float]:
+    """Return one number a run."""
+    return value if isinstance(value, list) else [value] * count

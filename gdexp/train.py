@@ -16,7 +16,7 @@ from torch import Tensor
 from gdexp.average import Average
 from gdexp.data import TensorData
 from gdexp.data.batches import Batches, groups
-from gdexp.measures import after_epoch
+from gdexp.measures import after_epoch, means
 from gdexp.metrics import Metric
 from gdexp.schedule import Schedule
 from gdexp.watch import Watch
@@ -165,7 +165,7 @@ class Loop:
             steps, self._steps = self._steps, []
             trained = time.perf_counter() - started
             self.epoch += 1
-            found = _means(steps, len(self._at))  # of each run
+            found = means(steps, len(self._at))  # of each run
             finished = self._diverged(found)
             if self._data.val is not None and any(i is not None for i in self._at):
                 for own, measured in zip(found, self._validated(), strict=True):
@@ -286,7 +286,7 @@ def evaluate(
     outputs: list[tuple[Tensor, Tensor]] = []
     keep = (outputs,) if metrics else ()
     batches = Batches(split, _EVALUATION_BATCHES * batch_size if batch_size else None)
-    found = _means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)], runs or 1)
+    found = means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)], runs or 1)
     if metrics:
         target = torch.cat([t for _, t in outputs])
         whole = [o if runs else o[None] for o, _ in outputs]  # (runs, rows, …)
@@ -349,40 +349,6 @@ def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
     if len({run.seed for run in runs}) == 1:
         return runs[0].seed
     return [runs[0 if i is None else i].seed for i in at]
-
-
-def _means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[dict[str, float]]:
-    """Average each run's measures over its batches, weighted by their rows; the host waits here, once an epoch."""
-    names = dict.fromkeys(name for _, measures in steps for name in measures)
-    columns = {}
-    for name in names:
-        there = [(n, measures[name]) for n, measures in steps if name in measures]
-        values = [_numbers(value, count) for value in _together([value for _, value in there])]
-        if len(values) == 1:
-            columns[name] = values[0]
-            continue
-        total = sum(n for n, _ in there)
-        columns[name] = [_weighted(run, there) / total for run in zip(*values, strict=True)]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _weighted(values: Sequence[float], there: Sequence[tuple[int, Any]]) -> float:
-    total = 0.0
-    for (n, _), value in zip(there, values, strict=True):
-        total += n * value
-    return total
-
-
-def _together(values: Sequence[Tensor]) -> list[Any]:
-    """Bring the values of all steps to the host at once."""
-    if len(values) == 1:
-        return [values[0].tolist() if isinstance(values[0], Tensor) else values[0]]
-    return torch.stack([torch.as_tensor(value).detach() for value in values]).tolist()
-
-
-def _numbers(value: Any, count: int) -> list[float]:
-    """Return one number a run."""
-    return value if isinstance(value, list) else [value] * count
 
 
 @torch.no_grad()
