@@ -10,9 +10,10 @@ from gdexp.tracking.frame import Result
 if TYPE_CHECKING:
     from gdexp.build import Parts
     from gdexp.config.compose import Job
+    from gdexp.tracking import Description, Record
     from gdexp.tracking.provenance import Provenance
 
-Ended = tuple["Job", Result | Exception]
+Ended = tuple["Job", Result]
 
 
 class _Repeat(Exception):
@@ -31,7 +32,7 @@ def execute(
         runs: of the pack that the jobs are a part of; None: these.
 
     Yields:
-        each job with its result, or with the error of the user's own code that ended it.
+        each job with its result, which holds the error of the user's own code if one ended it.
 
     Raises:
         Refusal: of a single job, which was not trained.
@@ -47,8 +48,6 @@ def execute(
                 except _Repeat as reason:
                     progress.note(f"{len(members)} runs are trained one by one: {reason}")
                     continue
-                except Exception as error:  # of the record
-                    yield from ((job, error) for job in members)
                 done = {job.number for job in members}
                 apart = [job for job in apart if job.number not in done]
         for job in apart:
@@ -90,29 +89,28 @@ def _execute_one(job: "Job", provenance: "Provenance", progress: "SweepProgress 
     except Refusal as refusal:
         if progress is None:
             raise
-        yield job, refusal
-        return
+        yield job, Result(None, job.name or "", "FAILED", "", {}, {}, error=refusal)
     except Exception as error:  # the user's own code; the record says so
         yield job, _failed(job, config, error, provenance)
-        return
-    try:
+    else:
         yield from _train([job], parts, provenance, progress)
-    except Exception as error:
-        if progress is None and isinstance(error, Refusal):
-            raise
-        yield job, error
 
 
-def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Exception:
+def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Result:
     """Record a job that could not be built."""
     from gdexp import tracking
 
     runs, _ = described([job], [config], "plain", provenance)
+    record = tracking.start(config["tracking"], runs, study=job.options.get("experiments"))
     try:
-        with tracking.start(config["tracking"], runs, study=job.options.get("experiments")):
+        with record:
             raise error
     except Exception as raised:
-        return raised
+        return _lost(runs[0], record, raised)
+
+
+def _lost(run: "Description", record: "Record", error: Exception, place: int = 0) -> Result:
+    return Result(record.run_ids[place], run.name, "FAILED", "", dict(run.params), {}, record.uri, error=error)
 
 
 def _train(
@@ -129,14 +127,23 @@ def _train(
     configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
     runs, source = described(jobs, configs, how, provenance, parts.identity.sha256)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
-    with tracking.start(config["tracking"], runs, study=study, data=data) as record:
-        try:
-            ends = Session(parts, record, progress).train()
-        except Exception as error:
-            if len(jobs) > 1:
+    record = tracking.start(config["tracking"], runs, study=study, data=data)
+    try:
+        with record:
+            try:
+                ends = Session(parts, record, progress).train()
+            except Exception as error:
+                if len(jobs) == 1:
+                    raise
                 record.withdraw()
                 raise _Repeat(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+    except _Repeat:
+        raise
+    except Exception as error:  # of the user's own code, or of the record
+        if progress is None and isinstance(error, Refusal):
             raise
+        yield from ((job, _lost(runs[i], record, error, i)) for i, job in enumerate(jobs))
+        return
     if progress is None:
         say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
     for run, (job, end) in enumerate(zip(jobs, ends, strict=True)):

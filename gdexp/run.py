@@ -44,10 +44,10 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
         multirun: the flag `-m`.
 
     Returns:
-        one row a run: run_id, name, status, outcome, params, final metrics.
+        one row a run: run_id, name, status, outcome, params, final metrics; of a sweep also the runs that failed.
 
     Raises:
-        ValueError: with the line that the command prints.
+        ValueError: with the line that the command prints. An error in the user's own code ends a single run so, too.
     """
     from gdexp.config.compose import compose
 
@@ -55,17 +55,15 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
         found = train(compose(list(overrides), multirun), overrides)
     from gdexp.tracking.frame import frame, row
 
-    rows = []
     for result in found:
-        if isinstance(result, Exception):
-            raise result
-        rows.append(row(*result[:6]))
-    return frame(rows)
+        if result.error is not None and (len(found) == 1 or isinstance(result.error, Refusal)):
+            raise result.error
+    return frame(row(*result[:6]) for result in found)
 
 
 def train(
     jobs: "Sequence[Job]", words: Sequence[str], by: "Train | None" = None, *, alone: bool = False
-) -> "list[Result | Exception]":
+) -> "list[Result]":
     """Train and record the jobs of a command line; return what became of each, in order.
 
     Args:
@@ -134,10 +132,7 @@ def _run(argv: list[str]) -> list[Exception]:
         if jobs:
             prepare_process()
             found = train(jobs, words.overrides)
-            if jobs[0].sweep:
-                failures.take(found)
-            else:
-                failures.extend(result for result in found if isinstance(result, Exception))
+            failures.take(found, shown=jobs[0].sweep is not None)
         else:
             _run_hydra(words.overrides, failures)
     except (HydraException, OmegaConfBaseException) as error:
@@ -168,10 +163,9 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
             prepare_process()
             [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
         except Exception as error:
-            result = error
-        if isinstance(result, Exception):
-            failures.append(result)
+            failures.append(error)
             return None
+        failures.take([result], shown=False)
         return _bounded(result)
 
     def sweep(launcher: "Callable[[Share], Launcher]", settings: Any) -> None:
@@ -179,7 +173,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         from gdexp.workers import through
 
         prepare_process()
-        failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)))
+        failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)), shown=True)
 
     task.sweep = sweep  # type: ignore[attr-defined]
     sources.register_sweeper()
@@ -226,13 +220,13 @@ class _Failures(list[Exception]):
         else:
             traceback.print_exception(error)
 
-    def extend(self, errors: Iterable[Exception]) -> None:
-        for error in errors:
-            self.append(error)
-
-    def take(self, found: "Iterable[Result | Exception]") -> None:
-        """Take the errors of a sweep, which has shown them."""
-        super().extend(result for result in found if isinstance(result, Exception))
+    def take(self, found: "Iterable[Result]", shown: bool) -> None:
+        """Take the errors of runs; those of a sweep are shown already."""
+        for result in found:
+            if result.error is not None and shown:
+                super().append(result.error)
+            elif result.error is not None:
+                self.append(result.error)
 
 
 def _bounded(result: "Result") -> float | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gdexp.tracking.provenance import Provenance
 
 _WATCHED = ("target", "min_delta", "patience")  # keys of the trainer in which runs of a pack may differ
-Found = dict[int, Result | Exception]  # by the job's number
+Found = dict[int, Result]  # by the job's number
 
 
 class Pack(NamedTuple):
@@ -108,7 +108,7 @@ def _done(packs: Sequence[Pack]) -> tuple[Found, str | None]:
             for job, key in zip(pack.jobs, job_keys(configs, hashes[repr(node)]), strict=True):
                 if known.get(key):
                     done[job.number] = _with_objective(known[key].pop(0), configs[0]["sweep"])
-    sweeps = {r.sweep for r in done.values() if isinstance(r, Result)}
+    sweeps = {r.sweep for r in done.values()}
     others = {r.sweep for results in known.values() for r in results}  # of runs that are none of these jobs'
     return done, next(iter(sweeps)) if len(sweeps) == 1 and not sweeps & others else None
 
@@ -125,7 +125,7 @@ def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found) ->
         for pack in packs:
             for job, result in execute(pack.jobs, provenance, progress, pack.runs):
                 found[job.number] = result
-                if isinstance(result, Exception) and job.config["sweep"]["on_error"] == "stop":
+                if result.error is not None and job.config["sweep"]["on_error"] == "stop":
                     return
 
 
@@ -198,9 +198,8 @@ def _record(
     """Write the summary run: the table, the overrides and the counts."""
     from gdexp import tracking
 
-    results = [r for r in found.values() if isinstance(r, Result)]
-    counts = {f"runs_{k}": sum(r.outcome == k for r in results) for k in ("completed", "diverged", "stopped")}
-    counts["runs_failed"] = len(found) - len(results)
+    counts = {f"runs_{k}": sum(r.outcome == k for r in found.values()) for k in ("completed", "diverged", "stopped")}
+    counts["runs_failed"] = sum(r.error is not None for r in found.values())
     tags = provenance.tags() | {"gdexp.sweep": str(jobs[0].sweep), "gdexp.kind": "sweep"}
     texts = {"sweep.csv": table(jobs, found), "overrides.txt": "".join(f"{word}\n" for word in words)}
     name = f"sweep of {len(jobs)}: {' '.join(words)}"
@@ -224,19 +223,16 @@ class _Interrupted(BaseException):
 
 def table(jobs: Sequence["Job"], found: Found) -> str:
     """Return the runs as CSV: how each ended, the params in which they differ, and the last value of each metric."""
-    results = {number: r for number, r in found.items() if isinstance(r, Result)}
-    params = dict.fromkeys(k for r in results.values() for k in r.params)
-    varied = [k for k in params if len({r.params.get(k) for r in results.values()}) > 1]
-    metrics = list(dict.fromkeys(k for r in results.values() for k in r.metrics))
+    params = dict.fromkeys(k for r in found.values() for k in r.params)
+    varied = [k for k in params if len({r.params.get(k) for r in found.values()}) > 1]
+    metrics = list(dict.fromkeys(k for r in found.values() for k in r.metrics))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["job", "run_id", "name", "status", "outcome", *varied, *metrics])
     for job in jobs:
-        if (r := results.get(job.number)) is not None:
+        if (r := found.get(job.number)) is not None:
             own = [r.params.get(k, "") for k in varied] + [_cell(r.metrics.get(k)) for k in metrics]
             writer.writerow([job.number, r.run_id, r.name, r.status, r.outcome, *own])
-        elif job.number in found:
-            writer.writerow([job.number, "", job.name, "FAILED", "", *[""] * (len(varied) + len(metrics))])
     return text.getvalue()
 
 
@@ -245,9 +241,9 @@ def _cell(value: float | None) -> str:
 
 
 def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
-    results = [found[job.number] for job in jobs if job.number in found]
-    good = [r for r in results if isinstance(r, Result)]
-    failed = [(job, error) for job in jobs if isinstance(error := found.get(job.number), Exception)]
+    results = [(job, found[job.number]) for job in jobs if job.number in found]
+    good = [r for _, r in results if r.error is None]
+    failed = [(job, r.error) for job, r in results if r.error is not None]
     objective = next((r.objective_name for r in good if r.objective_name), None)
     least = objective is None or better(objective) == "min"
     say(sweep_report(good, len(failed), len(jobs), objective, seconds, least))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdexp.config import sources
 from gdexp.sweep import Found, Pack, train_here
+from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -40,7 +41,7 @@ class Share:
             torch.set_num_threads(self._threads)
         found: Found = {}
         train_here(self._shares[HydraConfig.get().job.num], Provenance(self._command), found)
-        return {number: _portable(r) if isinstance(r, Exception) else r for number, r in found.items()}
+        return {number: r if r.error is None else r._replace(error=_portable(r.error)) for number, r in found.items()}
 
 
 def through(make: "Callable[[Share], Launcher]", settings: Any) -> Callable[..., None]:
@@ -66,7 +67,8 @@ def through(make: "Callable[[Share], Launcher]", settings: Any) -> Callable[...,
             try:
                 found.update(job.return_value)
             except Exception as error:  # of the worker, not of a run
-                found.update({j.number: error for part in share for j in part.jobs if j.number not in found})
+                lost = [job for part in share for job in part.jobs if job.number not in found]
+                found.update({j.number: Result(None, j.name or "", "FAILED", "", {}, {}, error=error) for j in lost})
 
     return train
 

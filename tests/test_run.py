@@ -111,6 +111,7 @@ def test_sweep_goes_on_after_a_job_that_fails(gdexp_run, stocked):
     table = gdexp.runs()
     assert done.returncode == 1 and "KeyError: 'mood'" in done.stderr and "moody.py" in done.stderr
     assert sorted(table.status) == ["FAILED"] * 2 + ["FINISHED"] * 4
+    assert "2 failed" in done.stdout and done.stderr.count("failed: KeyError: 'mood'") == 2
     assert list(table.outcome).count("diverged") == 2
     assert set(table.name) == {f"fail={f} lr={lr}" for f in (0, 1) for lr in (0.01, 9)}
 
@@ -174,6 +175,22 @@ def test_launch_works_within_a_hydra_app(stocked):
     with initialize_config_dir(str(stocked), version_base="1.2"):
         assert list(gdexp.launch(["trainer.epochs=1"]).status) == ["FINISHED"]
         assert compose(overrides=["+a=1"]).a == 1
+
+
+def test_launch_of_a_sweep_has_a_row_for_the_run_that_fails(stocked):
+    (stocked / "picky.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, bad=0):\n"
+        "        super().__init__(1, 1)\n"
+        "        1 / (1 - bad)\n"
+    )
+    words = ["model=custom", "model._target_=picky.Net", "trainer.epochs=2"]
+    table = gdexp.launch([*words, "+model.bad=0,1,2"], multirun=True)
+    assert list(table.status) == ["FINISHED", "FAILED", "FINISHED"] and table.train_loss.notna().sum() == 2
+    assert set(table.run_id) == set(gdexp.runs().run_id)
+    with pytest.raises(ZeroDivisionError):
+        gdexp.launch([*words, "+model.bad=1"])
 
 
 def test_launch_sweeps(stocked):

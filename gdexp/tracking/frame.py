@@ -21,6 +21,7 @@ class Result(NamedTuple):
     sweep: str | None = None  # that it was trained for
     objective_name: str | None = None  # the metric that the runs of a sweep are ordered by,
     objective: float | None = None  # and its value
+    error: Exception | None = None  # that ended it
 
 
 def row(
