@@ -82,7 +82,7 @@ def test_killed_sweep_repeated_until_done_is_the_undisturbed_one(start_run, stoc
     for _ in range(20):
         process = start_run(*words, *launcher, group=True)
         try:
-            process.communicate(timeout=chance.uniform(2.5, 5 if workers == 1 else 9) + killed)
+            process.communicate(timeout=chance.uniform(2.5, 5) + killed)
             break
         except Exception:
             os.killpg(process.pid, signal.SIGKILL)

@@ -80,6 +80,9 @@ class StackedOptimizer:
         self._pilots = [self._pilots[place] for place in places.tolist()]
         new = dict(zip(map(id, self._parameters), parameters.values(), strict=True))
         self._parameters = list(parameters.values())
+        if self.apart:
+            self._keep_views(places.tolist())
+            return
         state: Any = {
             new[id(p)]: {k: _cut(v, p, places) for k, v in s.items()} for p, s in self.optimizer.state.items()
         }
@@ -88,6 +91,19 @@ class StackedOptimizer:
         for group in self.optimizer.param_groups:
             group.update({k: kept(v, places) for k, v in group.items() if k != "params"})
             group["params"] = [new[id(p)] for p in group["params"]]
+
+    def _keep_views(self, places: Sequence[int]) -> None:
+        """Point the views of the runs at these places to where their numbers are now, and forget the others."""
+        groups = self.optimizer.param_groups
+        count = len(groups) // len(self._views)
+        self.optimizer.param_groups[:] = [g for i in places for g in groups[i * count : (i + 1) * count]]
+        gone = {id(view) for i, views in enumerate(self._views) if i not in places for view in views}
+        for view in [view for view in self.optimizer.state if id(view) in gone]:
+            del self.optimizer.state[view]
+        self._views = [self._views[i] for i in places]
+        for i, views in enumerate(self._views):
+            for view, p in zip(views, self._parameters, strict=True):
+                view.data = p.detach()[i]
 
 
 def fitting(pilots: Pilots, parameters: Mapping[str, nn.Parameter]) -> tuple[StackedOptimizer | None, str]:
