@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gdexp.run import launch
-    from gdexp.tracking.record import load, runs
+    from gdexp.tracking.record import load
+    from gdexp.tracking.table import runs
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "launch", "load", "runs"]
 
-_HOMES = {"launch": "gdexp.run", "load": "gdexp.tracking.record", "runs": "gdexp.tracking.record"}
+_HOMES = {"launch": "gdexp.run", "load": "gdexp.tracking.record", "runs": "gdexp.tracking.table"}
 
 
 def __getattr__(name: str) -> object:

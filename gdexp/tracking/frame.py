@@ -1,10 +1,12 @@
 """Runs as a data frame, one row each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gdexp.tracking.table import Row
 
 
 class Result(NamedTuple):
@@ -37,11 +39,28 @@ def row(
     return {**head, **{k: _value(v) for k, v in params.items()}, **metrics}
 
 
-def frame(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
-    """Return rows as a data frame that has its leading columns even when it is empty."""
+def columns(runs: "Sequence[Row]") -> dict[str, list[object]]:
+    """Return runs as the columns that `row` has, which is quicker for many."""
+    found: dict[str, list[object]] = {
+        "run_id": [r.run_id for r in runs],
+        "name": [r.name for r in runs],
+        "status": [r.status for r in runs],
+        "outcome": [r.outcome for r in runs],
+    }
+    for key in dict.fromkeys(key for keys in {tuple(r.params): None for r in runs} for key in keys):
+        texts = [r.params.get(key) for r in runs]
+        read = {text: None if text is None else _value(text) for text in set(texts)}
+        found[key] = [read[text] for text in texts]
+    for key in dict.fromkeys(key for r in runs for key in r.metrics):
+        found[key] = [r.metrics.get(key) for r in runs]
+    return found
+
+
+def frame(rows: "Iterable[Mapping[str, object]] | Mapping[str, list[object]]") -> "pd.DataFrame":
+    """Return rows, or columns, as a data frame that has its leading columns even when it is empty."""
     import pandas as pd
 
-    table = pd.DataFrame(list(rows))
+    table = pd.DataFrame(rows if isinstance(rows, Mapping) else list(rows))
     return table if len(table) else pd.DataFrame(columns=["run_id", "name", "status", "outcome"])
 
 

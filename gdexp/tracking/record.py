@@ -1,10 +1,9 @@
-"""Reading the record: a run's model, and tables of runs."""
+"""A run's model, rebuilt from its record."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -12,13 +11,9 @@ from torch import nn
 
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
-from gdexp.tracking.frame import frame, row
-from gdexp.tracking.store import database, opened, store_uri
+from gdexp.tracking.store import store_uri
+from gdexp.tracking.table import client
 from gdexp.tracking.weights import load_weights
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.tracking import MlflowClient
 
 
 def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best", "ema"] = "final") -> nn.Module:
@@ -38,11 +33,11 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
     from mlflow.exceptions import MlflowException
 
     try:
-        with _client(uri) as client, tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
-            client.get_run(run_id)
-            config_path = client.download_artifacts(run_id, "config.yaml", folder)
+        with client(store_uri(uri)) as store, tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
+            store.get_run(run_id)
+            config_path = store.download_artifacts(run_id, "config.yaml", folder)
             file = "weights.safetensors" if weights == "final" else f"weights_{weights}.safetensors"
-            path = client.download_artifacts(run_id, file, folder)
+            path = store.download_artifacts(run_id, file, folder)
             config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(config_path), resolve=True))
             state = load_weights(Path(path))
     except (MlflowException, OSError) as error:
@@ -67,51 +62,3 @@ def _built(config: Mapping[str, Any]) -> Any:
     parts = {"model": model, "loss": None, "optimizer": None, "device": torch.device("cpu"), "dtype": torch.float32}
     parts = {k: v for k, v in parts.items() if k in takes and k not in learner}
     return targets.build("learner", learner, trust=targets.trusted, **parts)
-
-
-def runs(experiment: str | None = None, *, uri: str | None = None) -> "pd.DataFrame":
-    """Read the runs of a store, one row each, newest first.
-
-    Args:
-        experiment: name of an MLflow experiment or id of a sweep; None: all of the store.
-        uri: tracking URI; None: MLFLOW_TRACKING_URI, else `./mlflow.db`.
-
-    Returns:
-        columns run_id, name, status, outcome, then params and final metrics by their names.
-    """
-    rows: list[dict[str, object]] = []
-    with _client(uri) as client:
-        ids = [e.experiment_id for e in client.search_experiments()]
-        clause = ""
-        if experiment is not None:
-            found = client.get_experiment_by_name(experiment)
-            ids = [found.experiment_id] if found is not None else ids
-            clause = "" if found is not None else f"tags.\"gdexp.sweep\" = '{experiment}'"
-        token: str | None = None
-        while True:
-            page = client.search_runs(ids, clause, max_results=1000, page_token=token)
-            for run in page:
-                info, data, outcome = run.info, run.data, run.data.tags.get("gdexp.outcome")
-                if data.tags.get("gdexp.kind") == "sweep":  # the summary of others
-                    continue
-                rows.append(row(info.run_id, info.run_name, info.status, outcome, data.params, data.metrics))
-            if not (token := page.token):
-                return frame(rows)
-
-
-@contextmanager
-def _client(uri: str | None) -> "Iterator[MlflowClient]":
-    """Open a store that is there, and leave no open file behind."""
-    uri = store_uri(uri)
-    if (db := database(uri)) is not None and not db.is_file():
-        raise Refusal(f"no store at {db}: run something first, or name another by uri=…")
-    from mlflow.tracking import MlflowClient
-
-    if db is not None and (tables := opened(db)) is not None:
-        tables.close()
-    client = MlflowClient(uri)
-    try:
-        yield client
-    finally:
-        if db is not None:
-            client._tracking_client.store.engine.dispose()
