@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdexp.config.check import Sound, check, check_targets
@@ -197,10 +198,14 @@ def _record(
 ) -> None:
     """Write the summary run: the table, the overrides and the counts."""
     from gdexp import tracking
+    from gdexp.tracking.provenance import command
 
     counts = {f"runs_{k}": sum(r.outcome == k for r in found.values()) for k in ("completed", "diverged", "stopped")}
     counts["runs_failed"] = sum(r.error is not None for r in found.values())
     tags = provenance.tags() | {"gdexp.sweep": str(jobs[0].sweep), "gdexp.kind": "sweep"}
+    if (ordered_by := _objective(found)) is not None:
+        tags |= {"gdexp.objective": ordered_by, "gdexp.objective_at": jobs[0].config["sweep"]["objective_at"]}
+    words = command(words)
     texts = {"sweep.csv": table(jobs, found), "overrides.txt": "".join(f"{word}\n" for word in words)}
     name = f"sweep of {len(jobs)}: {' '.join(words)}"
     described = tracking.Description(name if len(name) <= 200 else f"{name[:199]}…", {}, tags, texts)
@@ -215,6 +220,20 @@ def _record(
         pass
     except Refusal as lost:  # the runs have their records
         say(f"The sweep's summary can't be written: {lost}")
+    _share_view(found, str(jobs[0].sweep))
+
+
+def _share_view(found: Found, sweep: str) -> None:
+    """Write what MLflow's UI opens on; that nobody can see it so is no harm to the runs."""
+    from gdexp.tracking import view
+    from gdexp.tracking.varied import varied
+
+    recorded = [r for r in found.values() if r.run_id and r.uri]
+    if (ordered_by := _objective(found)) is not None and recorded:
+        last = recorded[-1]
+        params = varied([r.params for r in recorded])
+        with suppress(Exception):
+            view.share(str(last.uri), str(last.run_id), sweep, ordered_by, better(ordered_by) == "min", params)
 
 
 class _Interrupted(BaseException):
@@ -240,12 +259,16 @@ def _cell(value: float | None) -> str:
     return "" if value is None else typed(value)
 
 
+def _objective(found: Found) -> str | None:
+    return next((r.objective_name for r in found.values() if r.objective_name), None)
+
+
 def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
     results = [(job, found[job.number]) for job in jobs if job.number in found]
     good = [r for _, r in results if r.error is None]
     failed = [(job, r.error) for job, r in results if r.error is not None]
-    objective = next((r.objective_name for r in good if r.objective_name), None)
+    objective = _objective(found)
     least = objective is None or better(objective) == "min"
-    say(sweep_report(good, len(failed), len(jobs), objective, seconds, least))
+    say(sweep_report(good, len(failed), jobs, objective, seconds, least))
     if failed:
         failures_report(failed)

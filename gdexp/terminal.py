@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gdexp.config.refusal import Refusal
@@ -163,12 +164,17 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
     if record.run_ids[0] and record.uri:
-        lines += [f"Run: {name} ({record.run_ids[0]})", f"See it: {_where(record.uri)}"]
+        lines += [f"Run: {name} ({record.run_ids[0]})", f"See it: {_where(record.uri, record.run_ids[0])}"]
     return "\n".join(lines)
 
 
 def sweep_report(
-    results: "Sequence[Result]", failed: int, jobs: int, objective: str | None, seconds: float, least_is_best: bool
+    results: "Sequence[Result]",
+    failed: int,
+    jobs: "Sequence[Job]",
+    objective: str | None,
+    seconds: float,
+    least_is_best: bool,
 ) -> str:
     """Return the counts of a sweep, its best ten runs and how to see them.
 
@@ -185,7 +191,7 @@ def sweep_report(
     shown = ", ".join(f"{n} {k}" for k, n in counts.items() if n or k == "completed")
     count, stacked = len(results) + failed, sum(r.stacked for r in results)
     how = f", {stacked} of them as one program with others" if stacked else ""
-    whole = f"{count} run{'s' * (count != 1)}" if count == jobs else f"{count} of {jobs} runs"
+    whole = f"{count} run{'s' * (count != 1)}" if count == len(jobs) else f"{count} of {len(jobs)} runs"
     lines = [f"\n{whole} in {seconds:.1f} s{how}: {shown}"]
     measured = [r for r in results if r.outcome != "diverged" and r.objective is not None]
     best = sorted(measured, key=lambda r: r.objective if least_is_best else -r.objective)[:10]  # type: ignore[operator,arg-type,return-value]
@@ -196,8 +202,8 @@ def sweep_report(
             f"Best: {best[0].name}, {objective} {best[0].objective:.6g}"
             + (f" ({best[0].run_id})" if best[0].run_id else "")
         )
-    if results and results[0].uri:
-        lines.append(f"See them: {_where(results[0].uri)}")
+    if results and results[0].uri and results[0].run_id:
+        lines.append(f"See them: {_where(results[0].uri, results[0].run_id, jobs[0].sweep)}")
     return "\n".join(lines)
 
 
@@ -237,8 +243,15 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _where(uri: str) -> str:
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else uri
+def _where(uri: str, run_id: str, sweep: str | None = None) -> str:
+    """Return what opens MLflow's UI on a run or a sweep, and the address there."""
+    from gdexp.tracking import view
+
+    there = view.address(uri, run_id, sweep)
+    if uri.startswith("http"):
+        return there
+    store = "" if uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}" else f" {shlex.quote(f'tracking.uri={uri}')}"
+    return f"python -m gdexp.ui{store}, then {there}"
 
 
 def _words(name: str) -> str:

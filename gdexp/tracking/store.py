@@ -62,7 +62,7 @@ def opened(db: Path) -> Tables | None:
         Refusal: the place can't be written, or the file there is no database.
     """
     ensure(db)
-    if os.environ.get("GDEXP_PLAIN") == "1" or revision(db) not in KNOWN:
+    if not is_known(db):
         return None
     tables = Tables(db)
     follow_move(tables)
@@ -77,6 +77,11 @@ def opened(db: Path) -> Tables | None:
     if len(closed) > _SHOWN:
         print(f"gdexp: so are {len(closed) - _SHOWN} more", file=sys.stderr)
     return tables
+
+
+def is_known(db: Path) -> bool:
+    """Say whether a store's tables may be used directly."""
+    return os.environ.get("GDEXP_PLAIN") != "1" and revision(db) in KNOWN
 
 
 def ensure(db: Path) -> None:

@@ -73,11 +73,11 @@ class Reader(Protocol):
     def curves(self, keys: Sequence[str]) -> "Curves":
         """Return places in the last `rows`, steps and values of metrics, by place and step in order."""
 
-    def first(self, key: str) -> dict[int, float]:
-        """Return the value of a metric at step 1, by place."""
+    def first(self, key: str, places: Sequence[int]) -> dict[int, float]:
+        """Return the value of a metric at step 1 of runs at some places."""
 
-    def experiments(self) -> list[str]:
-        """Return the names of the experiments that aren't deleted."""
+    def experiments(self, deleted: bool = False) -> list[str]:
+        """Return the names of the experiments that aren't deleted, or those that are."""
 
     def newest_sweep(self) -> str | None:
         """Return the id of the sweep whose run began last."""
@@ -201,14 +201,18 @@ class Direct:
             found[key] = table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2]
         return found
 
-    def first(self, key: str) -> dict[int, float]:
-        """Return the value of a metric at step 1, by place."""
-        sql = "SELECT i, value FROM chosen CROSS JOIN metrics USING (run_uuid) WHERE +key=? AND step=1"
-        return dict(self._tables.select(sql, key))
+    def first(self, key: str, places: Sequence[int]) -> dict[int, float]:
+        """Return the value of a metric at step 1 of runs at some places."""
+        sql = (
+            "SELECT i, value FROM chosen CROSS JOIN metrics USING (run_uuid)"
+            " WHERE i IN (SELECT value FROM json_each(?)) AND +key=? AND step=1"
+        )
+        return dict(self._tables.select(sql, json.dumps(list(places)), key))
 
-    def experiments(self) -> list[str]:
-        """Return the names of the experiments that aren't deleted."""
-        return [name for (name,) in self._tables.select("SELECT name FROM experiments WHERE lifecycle_stage='active'")]
+    def experiments(self, deleted: bool = False) -> list[str]:
+        """Return the names of the experiments that aren't deleted, or those that are."""
+        stage = "deleted" if deleted else "active"
+        return [name for (name,) in self._tables.select("SELECT name FROM experiments WHERE lifecycle_stage=?", stage)]
 
     def newest_sweep(self) -> str | None:
         """Return the id of the sweep whose run began last."""
@@ -293,13 +297,14 @@ class ByClient:
             found[key] = table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2]
         return found
 
-    def first(self, key: str) -> dict[int, float]:
-        """Return the value of a metric at step 1, by place."""
-        return {i: v for i, history in self._histories(key).items() for step, v in history if step == 1}
+    def first(self, key: str, places: Sequence[int]) -> dict[int, float]:
+        """Return the value of a metric at step 1 of runs at some places."""
+        histories = self._histories(key, places)
+        return {i: v for i, history in histories.items() for step, v in history if step == 1}
 
-    def experiments(self) -> list[str]:
-        """Return the names of the experiments that aren't deleted."""
-        return [e.name for e in self._client.search_experiments()]
+    def experiments(self, deleted: bool = False) -> list[str]:
+        """Return the names of the experiments that aren't deleted, or those that are."""
+        return [e.name for e in self._client.search_experiments(view_type=2 if deleted else 1)]
 
     def newest_sweep(self) -> str | None:
         """Return the id of the sweep whose run began last."""
@@ -310,8 +315,9 @@ class ByClient:
         """Return the ids of the runs that a filter in MLflow's syntax finds."""
         return [row.run_id for row in self._pages(filter)]
 
-    def _histories(self, key: str) -> dict[int, list[tuple[int, float]]]:
-        with_key = [(i, row) for i, row in enumerate(self._rows) if key in row.metrics]
+    def _histories(self, key: str, places: Sequence[int] | None = None) -> dict[int, list[tuple[int, float]]]:
+        wanted = range(len(self._rows)) if places is None else places
+        with_key = [(i, self._rows[i]) for i in wanted if key in self._rows[i].metrics]
         history = self._client.get_metric_history
         found = {i: sorted((m.step, m.value) for m in history(row.run_id, key)) for i, row in with_key}
         return {i: [(step, v) for step, v in points if v == v] for i, points in found.items()}

@@ -1,0 +1,97 @@
+"""`python -m gdexp.compare [what …]`: which setting won, by how much, and whether to believe it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gdexp.config.refusal import Refusal
+
+if TYPE_CHECKING:
+    from gdexp.compare.comparison import Comparison
+    from gdexp.tracking.table import Reader
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="gdexp.compare", description="Compare runs: a table, a verdict, pictures.")
+    parser.add_argument(
+        *("what",),
+        nargs="*",
+        help="id of a sweep, name of an experiment, a filter in MLflow's syntax, or ids of runs; default: the newest"
+        " sweep; tracking.uri=… names another store",
+    )
+    parser.add_argument("--objective", metavar="METRIC", help="that the runs are ordered by")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table; - prints it")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all; - prints it")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a report with pictures, in one file")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write the pictures there")
+    parser.add_argument("--log", action="store_true", help="put report and pictures on the sweep's summary run")
+    words = parser.parse_args(argv)
+    try:
+        _compare(words)
+    except Refusal as error:
+        print(f"gdexp: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"gdexp: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _compare(words: argparse.Namespace) -> None:
+    from gdexp.compare import comparison, screen
+    from gdexp.compare.selection import select, split_words
+    from gdexp.tracking.table import RUN_ID, reading
+
+    what, uri = split_words(words.what)
+    with reading(uri) as reader:
+        chosen = select(reader, what, words.objective)
+        found = comparison.compared(chosen, reader)
+        printed = [str(f) for f in (words.csv, words.json) if f is not None and str(f) == "-"]
+        of_runs = chosen.sweep is None and all(RUN_ID.fullmatch(word) for word in what) and bool(what)
+        if not printed and of_runs:
+            screen.show_runs(chosen)
+        if not printed and len(found.settings) > 1 or not of_runs and not printed:
+            screen.show(found)
+        for file, text in ((words.csv, comparison.as_csv), (words.json, comparison.as_json)):
+            if file is not None:
+                _write(file, text(found))
+        if words.html or words.out or words.log:
+            _draw(words, found, reader)
+
+
+def _draw(words: argparse.Namespace, found: "Comparison", reader: "Reader") -> None:
+    from gdexp.compare.pictures import pictures
+    from gdexp.compare.report import report
+
+    drawn = pictures(found, reader)
+    if words.out:
+        words.out.mkdir(parents=True, exist_ok=True)
+        for picture in drawn:
+            (words.out / f"{picture.name}.png").write_bytes(picture.png())
+        print(f"{len(drawn)} pictures: {words.out}")
+    if words.html or words.log:
+        page = report(found, drawn)
+        if words.html:
+            _write(words.html, page)
+        if words.log:
+            from gdexp.tracking.attach import attach
+
+            target = found.selection.summary or (found.selection.rows[0] if len(found.selection.rows) == 1 else None)
+            if target is None:
+                raise Refusal("`--log` puts them on the summary run of a sweep, or on a run: name one")
+            files = {f"pictures/{picture.name}.png": picture.png() for picture in drawn}
+            attach(reader.uri, target.run_id, files | {"report.html": page.encode()})
+            print(f"Report and {len(drawn)} pictures are artifacts of run {target.run_id}")
+
+
+def _write(file: Path, text: str) -> None:
+    if str(file) == "-":
+        print(text)
+        return
+    file.write_text(text, encoding="utf-8")
+    print(file)

@@ -1,0 +1,140 @@
+"""Which runs are compared, and by what number."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gdexp.config.refusal import Refusal, nearest
+from gdexp.tracking.table import RUN_ID, Reader, Row, Which
+from gdexp.tracking.varied import varied
+from gdexp.watch import better
+
+_STORE = "tracking.uri="
+_OPERATORS = ("=", "<", ">", " like ", " in ", " is ")
+
+
+class Selection(NamedTuple):
+    """Runs to be compared, the newest first.
+
+    Args:
+        title: what they are.
+        uri: of the store.
+        rows: of runs that gdexp trained.
+        places: of these in what the reader has read.
+        objective: the metric that they are ordered by.
+        at: its `last` value or its `best`.
+        values: of the objective, by run id.
+        params: in which they differ.
+        summary: the run that stands for their sweep.
+        sweep: its id, if they are one.
+        foreign: runs that aren't gdexp's and are left out.
+        filter: finds them in MLflow's UI.
+    """
+
+    title: str
+    uri: str
+    rows: list[Row]
+    places: list[int]
+    objective: str
+    at: str
+    values: dict[str, float]
+    params: list[str]
+    summary: Row | None
+    sweep: str | None
+    experiment: str | None
+    foreign: int
+    filter: str
+
+    @property
+    def least(self) -> bool:
+        """Whether the least value of the objective is best."""
+        return better(self.objective) == "min"
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return what a command line names, and its `tracking.uri`."""
+    uris = [word.removeprefix(_STORE) for word in words if word.startswith(_STORE)]
+    return [word for word in words if not word.startswith(_STORE)], uris[-1] if uris else None
+
+
+def select(reader: Reader, what: Sequence[str], objective: str | None = None) -> Selection:
+    """Find the runs that a command line names.
+
+    Args:
+        reader: of the store.
+        what: an id of a sweep, a name of an experiment, a filter or ids of runs; nothing: the newest sweep.
+        objective: a metric; None: the one of the sweep, else val_loss, else train_loss.
+
+    Raises:
+        Refusal: there are none.
+    """
+    title, which, clause = _which(reader, list(what))
+    read = reader.rows(which)
+    own = [(i, row) for i, row in enumerate(read) if "gdexp.version" in row.tags]
+    summary = next((row for _, row in own if row.is_summary and which.sweep), None)
+    kept = [(i, row) for i, row in own if not row.is_summary]
+    foreign = len(read) - len(own)
+    if not kept:
+        others = f"; {foreign} there are not gdexp's" if foreign else ""
+        raise Refusal(f"{title}: no runs to compare{others}")
+    rows = [row for _, row in kept]
+    metric, at = _objective(rows, summary, objective)
+    values = {row.run_id: row.metrics[metric] for row in rows if metric in row.metrics}
+    if at == "best":
+        side = 0 if better(metric) == "min" else 1
+        extremes = reader.extremes([metric])[metric]
+        values = {row.run_id: extremes[i][side] for i, row in kept if i in extremes}
+    params = varied([row.params for row in rows])
+    places = [i for i, _ in kept]
+    named = summary, which.sweep, which.experiment
+    return Selection(title, reader.uri, rows, places, metric, at, values, params, *named, foreign, clause)
+
+
+def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
+    """Return what is named in words, for the reader, and for MLflow's UI."""
+    experiments = reader.experiments()
+    if not what:
+        if (sweep := reader.newest_sweep()) is not None:
+            return _sweep(sweep)
+        newest = next((row for row in reader.rows() if "gdexp.version" in row.tags), None)
+        if newest is None:
+            raise Refusal(f"no runs of gdexp's in {reader.uri}: run something first")
+        what = [newest.experiment]
+    if len(what) == 1 and what[0] in experiments:
+        return f"experiment {what[0]}", Which(experiment=what[0]), "tags.\"gdexp.trained_as\" LIKE '%'"
+    if all(RUN_ID.fullmatch(word) for word in what):
+        if len(what) == 1 and reader.rows(Which(sweep=what[0])):
+            return _sweep(what[0])
+        found = {row.run_id for row in reader.rows(Which(run_ids=what))}
+        if missing := [run_id for run_id in what if run_id not in found]:
+            raise Refusal(f"no run or sweep {missing[0]} in {reader.uri}")
+        several = f"{len(found)} runs" if len(found) > 1 else f"run {what[0]}"
+        return several, Which(run_ids=what), _by_ids(what)
+    if len(what) > 1:
+        raise Refusal(f"{' '.join(what)}: name one sweep, experiment or filter, or several ids of runs")
+    [word] = what
+    if any(operator in word.lower() for operator in _OPERATORS):
+        if not (ids := reader.search(word)):
+            raise Refusal(f"no run fits the filter {word}")
+        return word, Which(run_ids=ids), word
+    deleted = " (it was deleted)" if word in reader.experiments(deleted=True) else nearest(word, experiments)
+    raise Refusal(f"no sweep, experiment or run {word!r} in {reader.uri}{deleted}")
+
+
+def _sweep(sweep: str) -> tuple[str, Which, str]:
+    filter = f"tags.\"gdexp.sweep\" = '{sweep}' AND tags.\"gdexp.trained_as\" LIKE '%'"
+    return f"sweep {sweep}", Which(sweep=sweep), filter
+
+
+def _by_ids(run_ids: Sequence[str]) -> str:
+    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
+
+
+def _objective(rows: Sequence[Row], summary: Row | None, asked: str | None) -> tuple[str, str]:
+    known = dict.fromkeys(key for row in rows for key in row.metrics)
+    at = summary.tags.get("gdexp.objective_at", "last") if summary else "last"
+    if asked is not None:
+        if asked not in known:
+            raise Refusal(f"`--objective`: no run has {asked!r}{nearest(asked, known)}")
+        return asked, at
+    recorded = summary.tags.get("gdexp.objective") if summary else None
+    return next((key for key in (recorded, "val_loss") if key in known), "train_loss") or "train_loss", at

@@ -1,0 +1,111 @@
+"""Runs gathered by setting: one for each choice of params, with its seeds together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gdexp.compare.selection import Selection
+from gdexp.compare.statistics import Summary, summary
+from gdexp.tracking.table import Reader, Row
+
+RATE = "optimizer.lr"
+ENDED = ("completed", "stopped")
+
+
+class Setting(NamedTuple):
+    """The runs that differ in the seed only; of the same seed twice the newest counts."""
+
+    params: dict[str, str]  # in which the settings differ
+    rows: list[Row]
+    values: dict[str, float]  # of the objective, by seed, of the runs that ended well
+    diverged: int
+    summary: Summary
+    best: float
+    seconds: float  # of a run, in the mean
+
+    @property
+    def name(self) -> str:
+        """What it is called, as one would type it."""
+        return " ".join(f"{_short(key)}={value}" for key, value in self.params.items()) or "all runs"
+
+
+def settings(found: Selection) -> list[Setting]:
+    """Gather runs, the best setting first; settings with runs that diverged come behind those without."""
+    keys = [key for key in found.params if key != "seed"]
+    gathered: dict[tuple[str | None, ...], dict[str, Row]] = {}
+    for row in found.rows:  # newest first
+        seeds = gathered.setdefault(tuple(row.params.get(key) for key in keys), {})
+        seed = row.params.get("seed", "")
+        if seed not in seeds or (row.outcome and not seeds[seed].outcome):
+            seeds[seed] = row
+    made = [_setting(dict(zip(keys, values, strict=True)), seeds, found) for values, seeds in gathered.items()]
+    sign = 1 if found.least else -1
+    return sorted(made, key=lambda s: (s.summary.n == 0, s.diverged > 0, sign * s.summary.mean if s.summary.n else 0))
+
+
+def _setting(params: Mapping[str, str | None], seeds: Mapping[str, Row], found: Selection) -> Setting:
+    rows = list(seeds.values())
+    ended = {
+        s: r for s, r in seeds.items() if r.outcome in ENDED and math.isfinite(found.values.get(r.run_id, math.nan))
+    }
+    values = {s: found.values[r.run_id] for s, r in sorted(ended.items(), key=lambda item: _number(item[0]))}
+    times = [(r.end_time - r.start_time) / 1000 for r in rows if r.end_time is not None]
+    return Setting(
+        {k: v for k, v in params.items() if v is not None},
+        rows,
+        values,
+        sum(r.outcome == "diverged" for r in rows),
+        summary(list(values.values())),
+        (min if found.least else max)(values.values(), default=math.nan),
+        sum(times) / len(times) if times else math.nan,
+    )
+
+
+def by_rate(made: Sequence[Setting]) -> dict[str, list[tuple[float, Setting]]]:
+    """Return, for each optimizer, its rates and the best setting at each, in the order of the rates."""
+    found: dict[str, dict[float, Setting]] = {}
+    for setting in made:  # the best first
+        row = setting.rows[0]
+        if (rate := number(row.params.get(RATE))) is not None and RATE in setting.params:
+            found.setdefault(row.params.get("optimizer", ""), {}).setdefault(rate, setting)
+    return {name: sorted(rates.items()) for name, rates in found.items() if len(rates) > 1}
+
+
+def sensitivities(found: Selection, made: Sequence[Setting], reader: Reader) -> dict[str, float]:
+    """Return the sensitivity of each optimizer to its learning rate, the less the better.
+
+    E over the rates of min(L(rate), L₀) − min over the rates of L; L₀ is the loss before training, here that of the
+    first epoch at the smallest rate, and a rate that diverges counts as L₀. After Wortsman et al., "Small-scale proxies
+    for large-scale Transformer training instabilities", 2023.
+    """
+    optimizers = by_rate(made)
+    if not optimizers or not found.objective.endswith("loss"):
+        return {}
+    places = {found.rows[i].run_id: place for i, place in enumerate(found.places)}
+    sensitivity = {}
+    for name, rates in optimizers.items():
+        starts = list(reader.first("train_loss", [places[row.run_id] for row in rates[0][1].rows]).values())
+        if not starts or not any(s.summary.n and not s.diverged for _, s in rates):
+            continue
+        start = sum(starts) / len(starts)
+        losses = [start if s.diverged or not s.summary.n else min(s.summary.mean, start) for _, s in rates]
+        sensitivity[name] = sum(losses) / len(losses) - min(losses)
+    return sensitivity
+
+
+def number(text: str | None) -> float | None:
+    """Return a param as a number, None if it is none."""
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _number(text: str) -> float:
+    found = number(text)
+    return math.inf if found is None else found
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2] if key.startswith("optimizer.") else key

@@ -1,0 +1,116 @@
+"""Whether to believe that the best setting is the best: a sentence."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gdexp.compare.selection import Selection
+from gdexp.compare.settings import Setting
+from gdexp.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
+
+_LEAST_SEEDS = 3  # that both settings need for a test
+_MOST_FRESH = 30  # seeds in the line that confirms
+_FRESH = 5
+
+
+class Verdict(NamedTuple):
+    """What can be said of the first two settings.
+
+    Args:
+        text: the sentence.
+        winner: whether the first is better than chance explains.
+        provisional: it was picked from several.
+        p: of the paired t test, corrected for the number of comparisons (Holm); NaN without a test.
+        difference: of the first two, over their common seeds.
+        fresh: seeds that would confirm it.
+    """
+
+    text: str
+    winner: bool
+    provisional: bool
+    p: float
+    difference: Difference | None
+    fresh: list[int]
+
+
+def verdict(found: Selection, made: Sequence[Setting]) -> Verdict:
+    """Compare the first setting with the second, as one of all comparisons that could have been made."""
+    good = [setting for setting in made if setting.summary.n]
+    if not good:
+        return Verdict("No run ended well: there is nothing to choose from.", False, False, math.nan, None, [])
+    if len(good) == 1:
+        only = "the only setting" if len(made) == 1 else "the only setting of which a run ended well"
+        return Verdict(f"{good[0].name} is {only}.", False, False, math.nan, None, [])
+    first, second = good[:2]
+    d = _difference(first, second, ranks=True)
+    tested = [(other, _difference(first, other)) for other in good[1:]]
+    ps = [(t.p, other is second) for other, t in tested if not math.isnan(t.p)]
+    adjusted = [p for p, (_, is_second) in zip(holm([p for p, _ in ps]), ps, strict=True) if is_second]
+    p = adjusted[0] if adjusted else math.nan
+    provisional = len(good) > 2
+    wins = p < LEVEL and not first.diverged
+    text = _won(found, first, second, d, p, len(ps)) if wins else _open(found, first, second, d, p)
+    fresh = _fresh(first, second, None if wins else seeds_needed(d.summary))
+    if provisional and wins:
+        text += f" It was picked from {len(good)} settings, so it is provisional until fresh seeds confirm it."
+    return Verdict(text, wins, provisional, p, d, fresh)
+
+
+def _difference(first: Setting, second: Setting, ranks: bool = False) -> Difference:
+    common = [seed for seed in first.values if seed in second.values]
+    pairs = [first.values[s] for s in common], [second.values[s] for s in common]
+    return difference(*pairs, ranks=ranks)
+
+
+def _won(found: Selection, first: Setting, second: Setting, d: Difference, p: float, tests: int) -> str:
+    corrected = f" after Holm's correction for {tests} comparisons" if tests > 1 else ""
+    ranks = f", Wilcoxon p = {_p(d.wilcoxon)}" if not math.isnan(d.wilcoxon) else ""
+    how = f"paired t test over {d.summary.n} common seeds, p = {_p(p)}{corrected}{ranks}"
+    return f"{first.name} is better than {second.name}: {_by(found, d)} ({how})."
+
+
+def _open(found: Selection, first: Setting, second: Setting, d: Difference, p: float) -> str:
+    ahead = f"{first.name} is ahead of {second.name}"
+    n = d.summary.n
+    if n == 0:
+        return f"Can't tell: {ahead}, but they have no seed in common; {_LEAST_SEEDS} are needed."
+    if n > 1 and d.summary.mean == 0 == d.summary.deviation:
+        return f"Can't tell: {first.name} and {second.name} end alike at all of {n} common seeds."
+    if n < _LEAST_SEEDS:
+        more = _LEAST_SEEDS - n
+        seeds = "one seed doesn't" if n == 1 else f"{n} seeds don't"
+        by = f"{abs(d.summary.mean):.3g}"
+        doubt = f"{seeds} say whether that is chance; at least {more} more {_seeds(more)} needed"
+        return f"Can't tell: {ahead} by {by}, but {doubt}."
+    ranks = f", Wilcoxon p = {_p(d.wilcoxon)}" if not math.isnan(d.wilcoxon) else ""
+    seen = f"{_by(found, d)}, paired t test over {n} common seeds p = {_p(d.p)}{ranks}"
+    if first.diverged:
+        return f"Can't tell: {ahead}, but {first.diverged} of its runs diverged ({seen})."
+    needed = seeds_needed(d.summary, LEVEL * d.p / p if p else LEVEL)
+    if needed is None:
+        return f"Can't tell: {ahead}, but no number of seeds that anybody trains would show it ({seen})."
+    more = max(1, needed - n)
+    return f"Can't tell: {ahead}, but chance may explain it ({seen}); about {more} more {_seeds(more)} needed."
+
+
+def _fresh(first: Setting, second: Setting, needed: int | None) -> list[int]:
+    """Return seeds that neither setting has had."""
+    used = [int(s) for s in (*first.values, *second.values) if s.lstrip("-").isdigit()]
+    begin = max(used, default=-1) + 1
+    count = max(_FRESH, (needed or 0) - len(first.values))
+    return list(range(begin, begin + min(count, _MOST_FRESH)))
+
+
+def _by(found: Selection, d: Difference) -> str:
+    s, sign = d.summary, -1 if found.least else 1
+    low, high = sorted((sign * s.low, sign * s.high))
+    less = "less" if found.least else "more"
+    return f"{sign * s.mean:.3g} {less} {found.objective}, 95 % interval {low:.3g} to {high:.3g}"
+
+
+def _p(p: float) -> str:
+    return "0" if p == 0 else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
+
+
+def _seeds(n: int) -> str:
+    return "seed is" if n == 1 else "seeds are"

@@ -1,0 +1,197 @@
+"""Views of MLflow's UI that already compare: columns, order and charts, kept as a tag of the experiment.
+
+What is relied on, which MLflow doesn't document and `tests/test_ui.py` asserts in a browser:
+
+- an address with `viewStateShareKey=KEY` opens the view in the experiment's tag `mlflow.sharedViewState.KEY`,
+- which is "deflate;" and base64 of zlib of the JSON of the page's state.
+
+A view that isn't understood, or can't be written, leaves the plain page; it never costs a run anything.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gdexp.config.refusal import Refusal
+from gdexp.tracking.sqlite import Tables
+from gdexp.tracking.store import database, is_known
+
+PORT = 5000  # MLflow's own
+_TAG = "mlflow.sharedViewState."
+_LONGEST = 20_000  # characters of an experiment's tag
+_TRAINED = "tags.\"gdexp.trained_as\" LIKE '%'"  # which summaries of sweeps lack
+_AXES = 6  # of the parallel coordinates
+_MANY = 1000  # runs in a chart
+
+
+def share(uri: str, run_id: str, sweep: str, objective: str, least: bool, params: Sequence[str]) -> None:
+    """Write the views of a sweep and of its experiment.
+
+    Args:
+        uri: of the store.
+        run_id: of a run of the experiment.
+        sweep: its id.
+        objective: the metric that the runs are ordered by.
+        least: whether its least value is best.
+        params: in which the runs differ.
+    """
+    experiment_id, name = experiment(uri, run_id)
+    of_sweep = f"tags.\"gdexp.sweep\" = '{sweep}' AND {_TRAINED}"
+    for key, runs in ((sweep, of_sweep), (experiment_key(name), _TRAINED)):
+        write(uri, experiment_id, key, state(objective, least, params, runs))
+
+
+def write(uri: str, experiment_id: str, key: str, view: Mapping[str, Any]) -> None:
+    """Write a view; with GDEXP_PLAIN=1 nothing is written."""
+    packed = base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
+    if os.environ.get("GDEXP_PLAIN") == "1" or len(packed) > _LONGEST - 10:
+        return
+    if (db := _directly(uri)) is not None:
+        with closing(Tables(db)) as tables, tables.transaction():
+            sql = "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?,?,?)"
+            tables.execute(sql, _TAG + key, f"deflate;{packed}", int(experiment_id))
+        return
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(uri).set_experiment_tag(experiment_id, _TAG + key, f"deflate;{packed}")
+
+
+def experiment_key(name: str) -> str:
+    """Return the key of an experiment's view."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def address(uri: str, run_id: str | None, key: str | None = None, host: str = f"http://127.0.0.1:{PORT}") -> str:
+    """Return the address of a view, of a run where no view is named, else of the store.
+
+    Args:
+        uri: of the store.
+        run_id: of the run, or of one that the view is of.
+        key: of the view.
+        host: where the UI of a store that is no server answers.
+    """
+    base = uri.rstrip("/") if uri.startswith("http") else host
+    if run_id is None:
+        return f"{base}/#/experiments?workflowType=machine_learning"
+    try:
+        experiment_id, _ = experiment(uri, run_id)
+    except Refusal:
+        return base
+    return base + path(experiment_id, key, run_id)
+
+
+def path(experiment_id: str, key: str | None, run_id: str | None = None) -> str:
+    """Return where in the UI a view is, or a run."""
+    here = f"/#/experiments/{experiment_id}/runs"
+    if key is None:
+        return f"{here}/{run_id}?workflowType=machine_learning"
+    return f"{here}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={quote(key)}"
+
+
+def state(objective: str, least: bool, params: Sequence[str], runs: str) -> dict[str, Any]:
+    """Return the state of the page that lists runs.
+
+    Args:
+        objective: metric.
+        least: whether its least value is best.
+        params: in which the runs differ.
+        runs: which they are, as MLflow's search filter.
+    """
+    numbers = [p for p in params if p != "seed"] or list(params)
+    lines = [objective, *(m for m in ("train_loss", "val_loss") if m != objective)]
+    section = "gdexp"
+    charts: list[dict[str, Any]] = [_line(metric, section) for metric in lines]
+    axes = {"selectedParams": list(params)[:_AXES], "selectedMetrics": [objective]}
+    charts.append({**_card("parallel", "PARALLEL", section), **axes, "showAllRuns": True})
+    charts += [
+        {
+            **_card(f"scatter-{param}", "SCATTER", section),
+            "xaxis": {"key": param, "type": "PARAM"},
+            "yaxis": {"key": objective, "type": "METRIC"},
+        }
+        for param in numbers[:2]
+    ]
+    columns = [f"metrics.`{m}`" for m in lines] + [f"params.`{p}`" for p in params] + ["tags.`gdexp.outcome`"]
+    return {
+        "searchFilter": runs,
+        "orderByKey": f"metrics.`{objective}`",
+        "orderByAsc": least,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "runsHidden": [],
+        "runsPinned": [],
+        "runsExpanded": {},
+        "runsVisibilityMap": {},
+        "compareRunCharts": charts,
+        "compareRunSections": [_section(section, "Comparison"), _section("metrics", "Model metrics")],
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "viewMaximized": False,
+        "runListHidden": False,
+        "groupBy": None,
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+
+
+def _line(metric: str, section: str) -> dict[str, Any]:
+    scale = "log" if metric.endswith("loss") else "linear"
+    return _card(f"line-{metric}", "LINE", section) | {
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "scaleType": scale,
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "range": {},
+        "lineSmoothness": 0,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+    }
+
+
+def _card(name: str, kind: str, section: str) -> dict[str, Any]:
+    about = {"uuid": f"gdexp-{name}", "type": kind, "metricSectionId": section}
+    return {**about, "runsCountToCompare": _MANY, "deleted": False, "isGenerated": False}
+
+
+def _section(uuid: str, name: str) -> dict[str, Any]:
+    return {"uuid": uuid, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+
+
+def _directly(uri: str) -> Path | None:
+    """Return the file of a store whose tables are known."""
+    db = database(uri)
+    return db if db is not None and is_known(db) else None
+
+
+def experiment(uri: str, run_id: str) -> tuple[str, str]:
+    """Return id and name of the experiment of a run."""
+    if (db := _directly(uri)) is not None:
+        with closing(Tables(db)) as tables:
+            sql = "SELECT experiment_id, name FROM experiments JOIN (SELECT experiment_id FROM runs WHERE run_uuid=?)"
+            found = tables.select(f"{sql} USING (experiment_id)", run_id)
+        if not found:
+            raise Refusal(f"no run {run_id} in {uri}")
+        return str(found[0][0]), found[0][1]
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    try:
+        experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+    except MlflowException as error:
+        raise Refusal(str(error).splitlines()[0]) from error
+    return experiment.experiment_id, experiment.name
