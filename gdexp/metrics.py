@@ -16,7 +16,7 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 
 def accuracy(output: Tensor, target: Tensor, threshold: float = 0.0) -> Tensor:
     """Return the share of rows whose class is right."""
-    predicted, target = _classes(output, target, threshold)
+    predicted, target = classes(output, target, threshold)
     return (predicted == target).double().mean()
 
 
@@ -27,7 +27,7 @@ def top_k(output: Tensor, target: Tensor, k: int) -> Tensor:
 
 def f1(output: Tensor, target: Tensor, threshold: float = 0.0) -> Tensor:
     """Return 2·tp / (2·tp + fp + fn): of the second of two classes, of more the mean over the classes that occur."""
-    predicted, target = _classes(output, target, threshold)
+    predicted, target = classes(output, target, threshold)
     count = max(output.shape[1] if output.dim() > 1 else 1, 2)
     hits = torch.bincount(target[predicted == target], minlength=count).double()
     sizes = (torch.bincount(predicted, minlength=count) + torch.bincount(target, minlength=count)).double()
@@ -75,7 +75,7 @@ def top(name: str) -> Metric | None:
     return partial(top_k, k=int(k)) if name.startswith("top_") and k.isdigit() and int(k) > 0 else None
 
 
-def _classes(output: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def classes(output: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Return predicted and true class of each row."""
     if output.dim() == 1 or output.shape == target.shape:  # one score a label
         return (output > threshold).long().flatten(), (target > 0).long().flatten()

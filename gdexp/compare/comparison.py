@@ -39,7 +39,7 @@ def compared(found: Selection, reader: Reader) -> Comparison:
     said = verdict(found, made)
     best = _best(found, made[0])
     good = [s for s in made if s.summary.n]
-    confirm = words.of_fresh_seeds(*good[:2], said.fresh) if len(good) > 1 else None
+    confirm = words.of_fresh_seeds(good[0], good[1], said.fresh) if len(good) > 1 else None
     return Comparison(found, made, sensitivities(found, made, reader), said, best, confirm)
 
 

@@ -1,0 +1,84 @@
+"""What pictures have in common: which number colours the runs, scales, and names that fit."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.colors import LogNorm, Normalize
+
+from gdexp.compare.settings import RATE, Setting, number
+
+_CMAP = "viridis"
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+class Hue(NamedTuple):
+    """The swept number by which runs are coloured."""
+
+    key: str
+    norm: Normalize
+
+    def color(self, setting: Setting) -> Any:
+        """Return the colour of a setting; grey if it has no such number."""
+        value = number(setting.params.get(self.key))
+        return "#888888" if value is None else matplotlib.colormaps[_CMAP](0.92 * float(self.norm(value)))
+
+    def bar(self, figure: Any, axes: Any) -> None:
+        """Put the scale of colours beside the axes."""
+        colors = matplotlib.colormaps[_CMAP].resampled(256)
+        shown = matplotlib.colors.ListedColormap(colors([0.92 * i / 255 for i in range(256)]))
+        mappable = matplotlib.cm.ScalarMappable(self.norm, shown)
+        figure.colorbar(mappable, ax=axes, label=label(self.key), shrink=0.9)
+
+
+def swept_numbers(made: Sequence[Setting]) -> list[str]:
+    """Return the params that are numbers and vary, the learning rate first."""
+    keys = list(dict.fromkeys(key for setting in made for key in setting.params))
+    found = []
+    for key in keys:
+        values = {number(s.params[key]) for s in made if key in s.params}
+        if None not in values and len(values) > 1:
+            found.append(key)
+    return sorted(found, key=lambda key: key != RATE)
+
+
+def hue(made: Sequence[Setting]) -> Hue | None:
+    """Return the number that colours the runs; None if none is swept."""
+    keys = swept_numbers(made)
+    if not keys:
+        return None
+    values = [v for s in made if (v := number(s.params.get(keys[0]))) is not None]
+    low, high = min(values), max(values)
+    return Hue(keys[0], LogNorm(low, high) if is_logarithmic(values) else Normalize(low, high))
+
+
+def is_logarithmic(values: Iterable[float]) -> bool:
+    """Say whether numbers are best seen on a log axis."""
+    known = [v for v in values if math.isfinite(v)]
+    return bool(known) and min(known) > 0 and max(known) / min(known) >= 20
+
+
+def panels(made: Sequence[Setting]) -> dict[str, list[Setting]]:
+    """Return the settings by what each panel shows: an optimizer, if there are several."""
+    found: dict[str, list[Setting]] = {}
+    for setting in made:
+        found.setdefault(setting.params.get("optimizer", ""), []).append(setting)
+    return found
+
+
+def grid(count: int) -> tuple[int, int]:
+    """Return rows and columns for so many panels."""
+    columns = count if count <= 3 else math.ceil(math.sqrt(count))
+    return math.ceil(count / columns), columns
+
+
+def label(key: str) -> str:
+    """Return what stands at an axis."""
+    return f"learning rate ({key})" if key == RATE else cut(key)
+
+
+def cut(text: str, most: int = 40) -> str:
+    """Return a name that fits."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
