@@ -75,7 +75,7 @@ def top(name: str) -> Metric | None:
     return partial(top_k, k=int(k)) if name.startswith("top_") and k.isdigit() and int(k) > 0 else None
 
 
-def classes(output: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def classes(output: Tensor, target: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return predicted and true class of each row."""
     if output.dim() == 1 or output.shape == target.shape:  # one score a label
         return (output > threshold).long().flatten(), (target > 0).long().flatten()

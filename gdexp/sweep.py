@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gdexp.tracking.provenance import Provenance
 
 _WATCHED = ("target", "min_delta", "patience")  # keys of the trainer in which runs of a pack may differ
+_IDS = 200  # run ids in one tag
 Found = dict[int, Result]  # by the job's number
 
 
@@ -77,7 +78,7 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
             (train or train_here)(left, provenance, found)
         interrupted = False
     finally:
-        news = len(found) > len(done) or interrupted
+        news = len(found) > len(done) or interrupted or same is None
         if news and jobs[0].config["tracking"]["writer"] != "none":
             _record(jobs, words, found, provenance, interrupted)
         _report(jobs, found, time.monotonic() - began)
@@ -205,6 +206,8 @@ def _record(
     tags = provenance.tags() | {"gdexp.sweep": str(jobs[0].sweep), "gdexp.kind": "sweep"}
     if (ordered_by := _objective(found)) is not None:
         tags |= {"gdexp.objective": ordered_by, "gdexp.objective_at": jobs[0].config["sweep"]["objective_at"]}
+    others = [str(r.run_id) for r in found.values() if r.run_id and r.sweep not in (None, str(jobs[0].sweep))]
+    tags |= {f"gdexp.also.{i}": " ".join(others[i : i + _IDS]) for i in range(0, len(others), _IDS)}
     words = command(words)
     texts = {"sweep.csv": table(jobs, found), "overrides.txt": "".join(f"{word}\n" for word in words)}
     name = f"sweep of {len(jobs)}: {' '.join(words)}"
@@ -233,7 +236,9 @@ def _share_view(found: Found, sweep: str) -> None:
         last = recorded[-1]
         params = varied([r.params for r in recorded])
         with suppress(Exception):
-            view.share(str(last.uri), str(last.run_id), sweep, ordered_by, better(ordered_by) == "min", params)
+            ids = [str(r.run_id) for r in recorded] if any(r.sweep != sweep for r in recorded) else ()
+            about = ordered_by, better(ordered_by) == "min", params, ids
+            view.share(str(last.uri), str(last.run_id), sweep, *about)
 
 
 class _Interrupted(BaseException):

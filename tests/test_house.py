@@ -36,7 +36,9 @@ FLOORS = {
     "again": 7,
     "resume": 12,
     "rerun": 12,
-    "command": 13,
+    "compare": 12,
+    "ui": 13,
+    "command": 14,
 }
 
 

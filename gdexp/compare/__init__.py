@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdexp.config.refusal import Refusal
+from gdexp.terminal import say
 
 if TYPE_CHECKING:
     from gdexp.compare.comparison import Comparison
@@ -73,7 +74,7 @@ def _draw(words: argparse.Namespace, found: "Comparison", reader: "Reader") -> N
         words.out.mkdir(parents=True, exist_ok=True)
         for picture in drawn:
             (words.out / f"{picture.name}.png").write_bytes(picture.png())
-        print(f"{len(drawn)} pictures: {words.out}")
+        say(f"{len(drawn)} pictures: {words.out}")
     if words.html or words.log:
         page = report(found, drawn)
         if words.html:
@@ -86,12 +87,12 @@ def _draw(words: argparse.Namespace, found: "Comparison", reader: "Reader") -> N
                 raise Refusal("`--log` puts them on the summary run of a sweep, or on a run: name one")
             files = {f"pictures/{picture.name}.png": picture.png() for picture in drawn}
             attach(reader.uri, target.run_id, files | {"report.html": page.encode()})
-            print(f"Report and {len(drawn)} pictures are artifacts of run {target.run_id}")
+            say(f"Report and {len(drawn)} pictures are artifacts of run {target.run_id}")
 
 
 def _write(file: Path, text: str) -> None:
     if str(file) == "-":
-        print(text)
+        say(text)
         return
     file.write_text(text, encoding="utf-8")
-    print(file)
+    say(str(file))

@@ -12,6 +12,7 @@ from rich.text import Text
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import number
+from gdexp.terminal import say
 from gdexp.tracking.table import Row
 
 _MOST = 25  # settings on a screen
@@ -20,25 +21,18 @@ _WIDEST = 60  # characters of a name
 
 def show(found: Comparison) -> None:
     """Print the table of settings, what was left out, and the verdict."""
-    console = _console()
-    console.print(Text(headline(found)))
-    console.print(_settings(found))
-    for line in remarks(found):
-        console.print(Text(line), soft_wrap=True)
+    _print(Text(headline(found)), _settings(found), *map(Text, remarks(found)))
 
 
 def show_runs(found: Selection) -> None:
     """Print runs side by side: the keys that differ and the last numbers."""
-    console = _console()
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in found.rows:
         table.add_column(row.run_id, justify="right", overflow="fold")
     for label, cells in side_by_side(found.rows, found.params):
         table.add_row(label, *map(Text, cells))
-    console.print(table)
-    for line in unfinished(found):
-        console.print(Text(line), soft_wrap=True)
+    _print(table, *map(Text, unfinished(found)))
 
 
 def side_by_side(rows: Sequence[Row], params: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -124,9 +118,13 @@ def _settings(found: Comparison) -> Table:
     return table
 
 
-def _console() -> Console:
-    """Return the terminal; a file or a pipe has room."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+def _print(*parts: Table | Text) -> None:
+    """Print tables and lines; a file or a pipe has room."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    with console.capture() as shown:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, Text))
+    say(shown.get().rstrip("\n"))
 
 
 def _seconds(row: Row) -> float:

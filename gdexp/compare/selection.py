@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gdexp.config.refusal import Refusal, nearest
+from gdexp.tracking import view
 from gdexp.tracking.table import RUN_ID, Reader, Row, Which
 from gdexp.tracking.varied import varied
 from gdexp.watch import better
@@ -68,9 +69,13 @@ def select(reader: Reader, what: Sequence[str], objective: str | None = None) ->
         Refusal: there are none.
     """
     title, which, clause = _which(reader, list(what))
+    sweep = which.sweep
     read = reader.rows(which)
+    if sweep and (also := _also(read)):
+        which = which._replace(sweep=None, run_ids=[*(row.run_id for row in read), *also])
+        read, clause = reader.rows(which), view.of_runs(which.run_ids or ()) or clause
     own = [(i, row) for i, row in enumerate(read) if "gdexp.version" in row.tags]
-    summary = next((row for _, row in own if row.is_summary and which.sweep), None)
+    summary = next((row for _, row in own if row.is_summary and sweep), None)
     kept = [(i, row) for i, row in own if not row.is_summary]
     foreign = len(read) - len(own)
     if not kept:
@@ -85,7 +90,7 @@ def select(reader: Reader, what: Sequence[str], objective: str | None = None) ->
         values = {row.run_id: extremes[i][side] for i, row in kept if i in extremes}
     params = varied([row.params for row in rows])
     places = [i for i, _ in kept]
-    named = summary, which.sweep, which.experiment
+    named = summary, sweep, which.experiment
     return Selection(title, reader.uri, rows, places, metric, at, values, params, *named, foreign, clause)
 
 
@@ -100,7 +105,7 @@ def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
             raise Refusal(f"no runs of gdexp's in {reader.uri}: run something first")
         what = [newest.experiment]
     if len(what) == 1 and what[0] in experiments:
-        return f"experiment {what[0]}", Which(experiment=what[0]), "tags.\"gdexp.trained_as\" LIKE '%'"
+        return f"experiment {what[0]}", Which(experiment=what[0]), view.TRAINED
     if all(RUN_ID.fullmatch(word) for word in what):
         if len(what) == 1 and reader.rows(Which(sweep=what[0])):
             return _sweep(what[0])
@@ -108,7 +113,7 @@ def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
         if missing := [run_id for run_id in what if run_id not in found]:
             raise Refusal(f"no run or sweep {missing[0]} in {reader.uri}")
         several = f"{len(found)} runs" if len(found) > 1 else f"run {what[0]}"
-        return several, Which(run_ids=what), _by_ids(what)
+        return several, Which(run_ids=what), view.of_runs(what) or view.TRAINED
     if len(what) > 1:
         raise Refusal(f"{' '.join(what)}: name one sweep, experiment or filter, or several ids of runs")
     [word] = what
@@ -121,12 +126,13 @@ def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
 
 
 def _sweep(sweep: str) -> tuple[str, Which, str]:
-    filter = f"tags.\"gdexp.sweep\" = '{sweep}' AND tags.\"gdexp.trained_as\" LIKE '%'"
-    return f"sweep {sweep}", Which(sweep=sweep), filter
+    return f"sweep {sweep}", Which(sweep=sweep), view.of_sweep(sweep)
 
 
-def _by_ids(run_ids: Sequence[str]) -> str:
-    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
+def _also(rows: Sequence[Row]) -> list[str]:
+    """Return the ids of runs of a sweep that were done before it."""
+    tags = [value for row in rows if row.is_summary for key, value in row.tags.items() if key.startswith("gdexp.also.")]
+    return [run_id for value in tags for run_id in value.split()]
 
 
 def _objective(rows: Sequence[Row], summary: Row | None, asked: str | None) -> tuple[str, str]:

@@ -26,12 +26,15 @@ from gdexp.tracking.store import database, is_known
 PORT = 5000  # MLflow's own
 _TAG = "mlflow.sharedViewState."
 _LONGEST = 20_000  # characters of an experiment's tag
-_TRAINED = "tags.\"gdexp.trained_as\" LIKE '%'"  # which summaries of sweeps lack
+TRAINED = "tags.\"gdexp.trained_as\" LIKE '%'"  # which summaries of sweeps lack
 _AXES = 6  # of the parallel coordinates
+_NAMED = 300  # runs in a filter
 _MANY = 1000  # runs in a chart
 
 
-def share(uri: str, run_id: str, sweep: str, objective: str, least: bool, params: Sequence[str]) -> None:
+def share(
+    uri: str, run_id: str, sweep: str, objective: str, least: bool, params: Sequence[str], run_ids: Sequence[str] = ()
+) -> None:
     """Write the views of a sweep and of its experiment.
 
     Args:
@@ -41,10 +44,10 @@ def share(uri: str, run_id: str, sweep: str, objective: str, least: bool, params
         objective: the metric that the runs are ordered by.
         least: whether its least value is best.
         params: in which the runs differ.
+        run_ids: of all runs, where some are of a sweep before.
     """
     experiment_id, name = experiment(uri, run_id)
-    of_sweep = f"tags.\"gdexp.sweep\" = '{sweep}' AND {_TRAINED}"
-    for key, runs in ((sweep, of_sweep), (experiment_key(name), _TRAINED)):
+    for key, runs in ((sweep, of_runs(run_ids) or of_sweep(sweep)), (experiment_key(name), TRAINED)):
         write(uri, experiment_id, key, state(objective, least, params, runs))
 
 
@@ -61,6 +64,18 @@ def write(uri: str, experiment_id: str, key: str, view: Mapping[str, Any]) -> No
     from mlflow.tracking import MlflowClient
 
     MlflowClient(uri).set_experiment_tag(experiment_id, _TAG + key, f"deflate;{packed}")
+
+
+def of_sweep(sweep: str) -> str:
+    """Return MLflow's filter for the runs of a sweep, without its summary."""
+    return f"tags.\"gdexp.sweep\" = '{sweep}' AND {TRAINED}"
+
+
+def of_runs(run_ids: Sequence[str]) -> str | None:
+    """Return MLflow's filter for some runs; None where there are none, or too many to be named."""
+    if not 0 < len(run_ids) <= _NAMED:
+        return None
+    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
 
 
 def experiment_key(name: str) -> str:
@@ -134,7 +149,7 @@ def state(objective: str, least: bool, params: Sequence[str], runs: str) -> dict
         "runsExpanded": {},
         "runsVisibilityMap": {},
         "compareRunCharts": charts,
-        "compareRunSections": [_section(section, "Comparison"), _section("metrics", "Model metrics")],
+        "compareRunSections": [_section(section, "Comparison")],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
         "viewMaximized": False,

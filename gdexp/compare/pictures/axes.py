@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
 from gdexp.compare.settings import RATE, Setting, number
 
@@ -23,14 +24,20 @@ class Hue(NamedTuple):
     def color(self, setting: Setting) -> Any:
         """Return the colour of a setting; grey if it has no such number."""
         value = number(setting.params.get(self.key))
-        return "#888888" if value is None else matplotlib.colormaps[_CMAP](0.92 * float(self.norm(value)))
+        return "#888888" if value is None else shade(float(self.norm(value)))
 
     def bar(self, figure: Any, axes: Any) -> None:
         """Put the scale of colours beside the axes."""
-        colors = matplotlib.colormaps[_CMAP].resampled(256)
-        shown = matplotlib.colors.ListedColormap(colors([0.92 * i / 255 for i in range(256)]))
-        mappable = matplotlib.cm.ScalarMappable(self.norm, shown)
+        shown = ListedColormap([shade(i / 255) for i in range(256)])
+        mappable = ScalarMappable(self.norm, shown)
         figure.colorbar(mappable, ax=axes, label=label(self.key), shrink=0.9)
+
+
+def shade(share: float) -> Any:
+    """Return a colour for a share from 0 to 1 that stands out from the paper, light or dark."""
+    on_dark = matplotlib.rcParams["figure.facecolor"] != "white"
+    low, high = (0.22, 1.0) if on_dark else (0.0, 0.92)
+    return matplotlib.colormaps[_CMAP](low + (high - low) * share)
 
 
 def swept_numbers(made: Sequence[Setting]) -> list[str]:
@@ -51,12 +58,12 @@ def hue(made: Sequence[Setting]) -> Hue | None:
         return None
     values = [v for s in made if (v := number(s.params.get(keys[0]))) is not None]
     low, high = min(values), max(values)
-    return Hue(keys[0], LogNorm(low, high) if is_logarithmic(values) else Normalize(low, high))
+    return Hue(keys[0], LogNorm(low, high) if low > 0 and is_logarithmic(values) else Normalize(low, high))
 
 
 def is_logarithmic(values: Iterable[float]) -> bool:
-    """Say whether numbers are best seen on a log axis."""
-    known = [v for v in values if math.isfinite(v)]
+    """Say whether numbers are best seen on a log axis; a zero among them is left out there."""
+    known = [v for v in values if math.isfinite(v) and v != 0]
     return bool(known) and min(known) > 0 and max(known) / min(known) >= 20
 
 

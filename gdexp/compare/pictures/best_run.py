@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdexp.compare.comparison import Comparison
-from gdexp.compare.pictures.axes import cut, hue
+from gdexp.compare.pictures.axes import cut, hue, shade
 from gdexp.config.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -198,17 +198,15 @@ def _fit(run: "Recorded", job: "Job", parts: "Parts") -> tuple[Any, ...] | None:
 def _fitted(
     data: tuple[np.ndarray, np.ndarray], grid: np.ndarray, fits: list[tuple[int, np.ndarray]], name: str, figure: Any
 ) -> None:
-    import matplotlib
     from matplotlib.colors import SymLogNorm
 
     figure.set_size_inches(6.4, 4.2)
     axes = figure.subplots()
     last = max(epoch for epoch, _ in fits)
     norm = SymLogNorm(1, vmin=0, vmax=max(last, 1))
-    colors = matplotlib.colormaps["viridis"]
     for epoch, line in fits:
         width = 2.2 if epoch == last else 1.0
-        axes.plot(grid, line, color=colors(0.92 * (1 - float(norm(epoch)))), linewidth=width, label=f"epoch {epoch}")
+        axes.plot(grid, line, color=shade(1 - float(norm(epoch))), linewidth=width, label=f"epoch {epoch}")
     axes.plot(*data, "o", color="#d55e00", markersize=4, label="training rows", zorder=5)
     axes.set_xlabel("input")
     axes.set_ylabel("target")

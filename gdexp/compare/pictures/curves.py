@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures.axes import STYLES, cut, grid, hue, panels
@@ -71,8 +72,10 @@ def _all(found: Comparison, key: str, curves: Curves, figure: Any) -> None:
     by = hue(found.settings)
     calm = [curves[r.run_id] for s in found.settings for r in s.rows if r.run_id in curves and r.outcome != "diverged"]
     for axes, (name, made) in zip(all_axes.flat, shown.items(), strict=False):
+        band = min(0.2, 3 / len(made))  # many bands are fainter
         for i, setting in reversed(list(enumerate(made))):  # the best on top
-            _setting(axes, setting, curves, by.color(setting) if by else f"C{i % 10}", STYLES[0 if by else i // 10 % 4])
+            color, style = by.color(setting) if by else f"C{i % 10}", STYLES[0 if by else i // 10 % 4]
+            _setting(axes, setting, curves, color, style, band)
         axes.set_title(name)
         if not by and len(made) <= _LEGEND and made[0].params:
             axes.legend(fontsize="small")
@@ -88,7 +91,7 @@ def _all(found: Comparison, key: str, curves: Curves, figure: Any) -> None:
         by.bar(figure, all_axes)
 
 
-def _setting(axes: Any, setting: Setting, curves: Curves, color: Any, style: str) -> None:
+def _setting(axes: Any, setting: Setting, curves: Curves, color: Any, style: str, band: float) -> None:
     of_seeds = [(r, curves[r.run_id]) for r in setting.rows if r.run_id in curves]
     whole = [curve for row, curve in of_seeds if row.outcome != "diverged"]
     for row, (steps, values) in of_seeds:
@@ -100,7 +103,7 @@ def _setting(axes: Any, setting: Setting, curves: Curves, color: Any, style: str
     table = np.array([values[: len(steps)] for _, values in whole])
     axes.plot(steps, np.median(table, axis=0), style, color=color, linewidth=1.2, label=cut(setting.name))
     if len(whole) > 1:
-        axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=color, alpha=band, linewidth=0)
     for steps, values in whole:  # what is longer than the shortest
         if len(steps) > table.shape[1]:
             axes.plot(steps[table.shape[1] - 1 :], values[table.shape[1] - 1 :], color=color, linewidth=0.5)
@@ -109,13 +112,15 @@ def _setting(axes: Any, setting: Setting, curves: Curves, color: Any, style: str
 def _finish(axes: Any, name: str, shown: Sequence[Curve], diverged: bool) -> None:
     """Choose the scale, and leave out what flies away from runs that didn't diverge."""
     values = np.concatenate([values for _, values in shown]) if shown else np.ones(1)
-    if values.min() > 0:
+    if values.min() >= 0 < values.max():
         axes.set_yscale("log")
         if not diverged:
-            axes.set_ylim(top=values.max() * _FAR**0.5, bottom=max(values.min() * 0.7, values.max() * 1e-18))
+            least = values[values > 0].min()
+            axes.set_ylim(top=values.max() * _FAR**0.5, bottom=max(least * 0.7, values.max() * 1e-18))
     elif not diverged:
         room = 0.05 * (values.max() - values.min() or 1)
         axes.set_ylim(values.min() - room, values.max() + room)
     axes.set_ylabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if shown and max(len(steps) for steps, _ in shown) == 1:
         axes.margins(x=0.5)

@@ -40,8 +40,10 @@ def _lines(found: Comparison, key: str, figure: Any) -> None:
         all_axes.flat[0].set_yscale("log")
     for axes, (name, made) in zip(all_axes.flat, shown.items(), strict=False):
         series = _series(made, key)
+        if len(series) > max(_SERIES, len(made) // 2):  # points that were drawn share nothing
+            series = {"": made}
         for i, (rest, settings) in enumerate(list(series.items())[:_SERIES]):
-            _line(axes, settings, key, cut(rest), i)
+            _line(axes, settings, key, cut(rest), i, joined=rest != "" or len(series) > 1 or not _drawn(made, key))
         lost = _lost(made, key, logarithmic)
         for low, high in lost:
             axes.axvspan(low, high, facecolor="none", edgecolor="#888888", hatch=_LOST, linewidth=0, zorder=0)
@@ -49,6 +51,7 @@ def _lines(found: Comparison, key: str, figure: Any) -> None:
             axes.legend(fontsize="small")
         if not good:
             axes.text(0.5, 0.5, "all runs diverged", transform=axes.transAxes, ha="center")
+            axes.set_yticks([])
         more = f" (the best {_SERIES} of {len(series)})" if len(series) > _SERIES else ""
         axes.set_title(f"{name}{more}")
     for axes in all_axes.flat[len(shown) :]:
@@ -70,13 +73,23 @@ def _series(made: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
     return found
 
 
-def _line(axes: Any, settings: Sequence[Setting], key: str, name: str, i: int) -> None:
-    points = sorted((x, s.summary) for s in settings if s.summary.n and (x := number(s.params[key])) is not None)
+def _drawn(made: Sequence[Setting], key: str) -> bool:
+    """Say whether the settings differ in more than the number, as points that were drawn do."""
+    return any(k not in (key, "optimizer") for setting in made for k in setting.params)
+
+
+def _line(axes: Any, settings: Sequence[Setting], key: str, name: str, i: int, *, joined: bool) -> None:
+    points = sorted((x, s.summary) for s in settings if s.summary.n and (x := number(s.params.get(key))) is not None)
     xs = [x for x, _ in points]
     mean = [s.mean for _, s in points]
     half = [0.0 if math.isnan(s.high) else s.high - s.mean for _, s in points]
     low = [max(m - h, m * 0.01) if axes.get_yscale() == "log" else m - h for m, h in zip(mean, half, strict=True)]
-    style = {"color": f"C{i}", "linestyle": STYLES[i % 4], "marker": MARKERS[i % 8], "markersize": 3.5}
+    style = {
+        "color": f"C{i}",
+        "linestyle": STYLES[i % 4] if joined else "",
+        "marker": MARKERS[i % 8],
+        "markersize": 3.5,
+    }
     axes.plot(xs, mean, linewidth=1.2, label=name, **style)
     if any(half):
         axes.fill_between(xs, low, np.add(mean, half), color=f"C{i}", alpha=0.2, linewidth=0)
@@ -115,7 +128,8 @@ def _map(found: Comparison, x_key: str, y_key: str, figure: Any) -> None:
     known = [(x, y, s) for x, y, s in points if x is not None and y is not None]
     xs, ys = (sorted({p[i] for p in known}) for i in range(2))  # type: ignore[type-var]
     good = [s.summary.mean for _, _, s in known if s.summary.n]
-    norm = LogNorm(min(good), max(good)) if is_logarithmic(good) else None
+    positive = [v for v in good if v > 0]
+    norm = LogNorm(min(positive), max(positive)) if is_logarithmic(good) else None
     name = f"{found.selection.objective} ({found.selection.at} epoch)"
     if len(xs) * len(ys) <= 4 * len(known):
         table = np.full((len(ys), len(xs)), np.nan)
