@@ -91,7 +91,10 @@ def shared(what: Sequence[str], uri: str) -> str:
 
 
 def _show(address: str, opens: bool) -> None:
-    print(address, flush=True)
+    print(f"Charts: {address}" if view.CHARTS in address else f"Run: {address}")
+    if view.CHARTS in address:
+        print(f"Table: {address.replace(view.CHARTS, view.TABLE)}")
+    sys.stdout.flush()
     if opens:
         webbrowser.open(address)
 

@@ -39,7 +39,10 @@ def test_command_of_the_readme(files, gdexp_run, line):
     assert words[:3] == ["python", "-m", "gdexp.run"]
     done = gdexp_run(*words[3:])
     assert done.returncode == 0, done.stderr
-    assert set(gdexp.runs().status) == {"FINISHED"} and ": mlflow ui --backend-store-uri" in done.stdout
+    assert (
+        set(gdexp.runs().status) == {"FINISHED"}
+        and ": python -m gdexp.ui, then http://127.0.0.1:5000/#/experiments/1/runs" in done.stdout
+    )
 
 
 def test_python_of_the_readme(stocked):

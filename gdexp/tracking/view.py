@@ -23,6 +23,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import database, is_known
 
+CHARTS, TABLE = "compareRunsMode=CHART", "compareRunsMode=TABLE"  # how a page shows its runs
 PORT = 5000  # MLflow's own
 _TAG = "mlflow.sharedViewState."
 _LONGEST = 20_000  # characters of an experiment's tag
@@ -107,7 +108,7 @@ def path(experiment_id: str, key: str | None, run_id: str | None = None) -> str:
     here = f"/#/experiments/{experiment_id}/runs"
     if key is None:
         return f"{here}/{run_id}?workflowType=machine_learning"
-    return f"{here}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={quote(key)}"
+    return f"{here}?workflowType=machine_learning&{CHARTS}&viewStateShareKey={quote(key)}"
 
 
 def state(objective: str, least: bool, params: Sequence[str], runs: str) -> dict[str, Any]:
