@@ -80,14 +80,14 @@ def shared(what: Sequence[str], uri: str) -> str:
             return "/#/experiments?workflowType=machine_learning"
         found = select(reader, what)
     newest = found.rows[0]
-    experiment_id, name = view.experiment(uri, newest.run_id)
+    experiment_id, name, _ = view.experiment(uri, newest.run_id)
     if len(found.rows) == 1 and found.sweep is None:
-        return view.path(experiment_id, None, newest.run_id)
+        return view.path_of_run(experiment_id, newest.run_id)
     key = found.sweep or view.experiment_key(name)
     if found.sweep is None and found.experiment is None:
         key = view.experiment_key(" ".join(sorted(r.run_id for r in found.rows)))
-    view.write(uri, experiment_id, key, view.state(found.objective, found.least, found.params, found.filter))
-    return view.path(experiment_id, key)
+    state = view.state(found.objective, found.least, found.params, found.filter)
+    return view.path(experiment_id, key if view.write(uri, experiment_id, key, state) else "")
 
 
 def _show(address: str, opens: bool) -> None:

@@ -61,15 +61,23 @@ def gdexp_run(here: Path) -> Shell:
 
 
 @pytest.fixture
-def start_run(here: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start `python -m gdexp.run …` and leave it running."""
+def start_run(here: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `python -m gdexp.run …` and leave it running, at most until the test ends."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*words: str, module: str = "gdexp.run", group: bool = False) -> subprocess.Popen[str]:
         command = [sys.executable, "-u", "-m", module, *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=here, env=_environment(), text=True, start_new_session=group, **pipes)
+        started.append(
+            subprocess.Popen(command, cwd=here, env=_environment(), text=True, start_new_session=group, **pipes)
+        )
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 class Server:

@@ -36,13 +36,14 @@ OFTEN = 5  # of these are tested every day, the others by .ci/run
 )
 def test_command_of_the_readme(files, gdexp_run, line):
     words = shlex.split(line)
-    assert words[:3] == ["python", "-m", "gdexp.run"]
-    done = gdexp_run(*words[3:])
+    assert words[:2] == ["python", "-m"] and words[2] in ("gdexp.run", "gdexp.compare")
+    if words[2] == "gdexp.compare":
+        gdexp.launch(["optimizer.lr=0.001,0.01", "trainer.epochs=5"], multirun=True)
+    done = gdexp_run(*words[3:], module=words[2])
     assert done.returncode == 0, done.stderr
-    assert (
-        set(gdexp.runs().status) == {"FINISHED"}
-        and ": python -m gdexp.ui, then http://127.0.0.1:5000/#/experiments/1/runs" in done.stdout
-    )
+    assert set(gdexp.runs().status) == {"FINISHED"}
+    if words[2] == "gdexp.run":
+        assert ": python -m gdexp.ui, then http://127.0.0.1:5000/#/experiments/1/runs" in done.stdout
 
 
 def test_python_of_the_readme(stocked):

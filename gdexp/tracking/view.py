@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,24 +47,25 @@ def share(
         params: in which the runs differ.
         run_ids: of all runs, where some are of a sweep before.
     """
-    experiment_id, name = experiment(uri, run_id)
+    experiment_id, name, _ = experiment(uri, run_id)
     for key, runs in ((sweep, of_runs(run_ids) or of_sweep(sweep)), (experiment_key(name), TRAINED)):
         write(uri, experiment_id, key, state(objective, least, params, runs))
 
 
-def write(uri: str, experiment_id: str, key: str, view: Mapping[str, Any]) -> None:
-    """Write a view; with GDEXP_PLAIN=1 nothing is written."""
+def write(uri: str, experiment_id: str, key: str, view: Mapping[str, Any]) -> bool:
+    """Write a view, and say whether that could be; with GDEXP_PLAIN=1 nothing is written."""
     packed = base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
     if os.environ.get("GDEXP_PLAIN") == "1" or len(packed) > _LONGEST - 10:
-        return
+        return False
     if (db := _directly(uri)) is not None:
         with closing(Tables(db)) as tables, tables.transaction():
             sql = "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?,?,?)"
             tables.execute(sql, _TAG + key, f"deflate;{packed}", int(experiment_id))
-        return
+        return True
     from mlflow.tracking import MlflowClient
 
     MlflowClient(uri).set_experiment_tag(experiment_id, _TAG + key, f"deflate;{packed}")
+    return True
 
 
 def of_sweep(sweep: str) -> str:
@@ -97,18 +98,23 @@ def address(uri: str, run_id: str | None, key: str | None = None, host: str = f"
     if run_id is None:
         return f"{base}/#/experiments?workflowType=machine_learning"
     try:
-        experiment_id, _ = experiment(uri, run_id)
+        experiment_id, _, keys = experiment(uri, run_id)
     except Refusal:
         return base
-    return base + path(experiment_id, key, run_id)
+    return base + (
+        path_of_run(experiment_id, run_id) if key is None else path(experiment_id, key if key in keys else "")
+    )
 
 
-def path(experiment_id: str, key: str | None, run_id: str | None = None) -> str:
-    """Return where in the UI a view is, or a run."""
-    here = f"/#/experiments/{experiment_id}/runs"
-    if key is None:
-        return f"{here}/{run_id}?workflowType=machine_learning"
-    return f"{here}?workflowType=machine_learning&{CHARTS}&viewStateShareKey={quote(key)}"
+def path(experiment_id: str, key: str) -> str:
+    """Return where in the UI a view is; without a key the plain page."""
+    view = f"&viewStateShareKey={quote(key)}" if key else ""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{CHARTS}{view}"
+
+
+def path_of_run(experiment_id: str, run_id: str) -> str:
+    """Return where in the UI a run is."""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def state(objective: str, least: bool, params: Sequence[str], runs: str) -> dict[str, Any]:
@@ -193,21 +199,26 @@ def _directly(uri: str) -> Path | None:
     return db if db is not None and is_known(db) else None
 
 
-def experiment(uri: str, run_id: str) -> tuple[str, str]:
-    """Return id and name of the experiment of a run."""
+def experiment(uri: str, run_id: str) -> tuple[str, str, set[str]]:
+    """Return id and name of the experiment of a run, and the keys of its views."""
     if (db := _directly(uri)) is not None:
         with closing(Tables(db)) as tables:
             sql = "SELECT experiment_id, name FROM experiments JOIN (SELECT experiment_id FROM runs WHERE run_uuid=?)"
             found = tables.select(f"{sql} USING (experiment_id)", run_id)
-        if not found:
-            raise Refusal(f"no run {run_id} in {uri}")
-        return str(found[0][0]), found[0][1]
+            if not found:
+                raise Refusal(f"no run {run_id} in {uri}")
+            tags = tables.select("SELECT key FROM experiment_tags WHERE experiment_id=?", found[0][0])
+        return str(found[0][0]), found[0][1], _keys(key for (key,) in tags)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
     try:
-        experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+        own = client.get_experiment(client.get_run(run_id).info.experiment_id)
     except MlflowException as error:
         raise Refusal(str(error).splitlines()[0]) from error
-    return experiment.experiment_id, experiment.name
+    return own.experiment_id, own.name, _keys(own.tags)
+
+
+def _keys(tags: Iterable[str]) -> set[str]:
+    return {tag.removeprefix(_TAG) for tag in tags if tag.startswith(_TAG)}
