@@ -25,7 +25,7 @@ class Ui:
     """The command in the background, and the address that it prints."""
 
     def __init__(self, folder, *words):
-        command = [sys.executable, "-u", "-m", "gdexp.ui", "--no-open", *words]
+        command = [sys.executable, "-u", "-m", "gdexp.ui", "--no-open", "--port", "0", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
