@@ -72,7 +72,7 @@ def serve(words: Sequence[str], port: int, opens: bool) -> None:
 def shared(what: Sequence[str], uri: str) -> str:
     """Write the view of what is named, and return where in the UI it is."""
     from gdexp.compare.selection import select
-    from gdexp.tracking.table import reading
+    from gdexp.tracking.reader import reading
 
     with reading(uri) as reader:
         if not what and not any(not row.is_summary for row in reader.rows()):

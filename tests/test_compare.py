@@ -147,7 +147,10 @@ def test_line_that_confirms_trains_the_two_settings_on_fresh_seeds(stocked, gdex
         assert done.returncode == 0, done.stderr
         new = gdexp.runs()
         new = new[~new.run_id.isin(before.run_id)]
-        assert len(new) == 10 and new.seed.min() == 3 and new.groupby(["optimizer", "optimizer.lr"]).ngroups == 2
+        seeds = [int(seed) for seed in re.findall(r"seed=([\d,]+)", line)[0].split(",")]
+        assert seeds == list(range(3, 3 + len(seeds))) and len(seeds) >= 5
+        assert sorted(new.seed) == sorted(2 * seeds)
+        assert new.groupby(["optimizer", "optimizer.lr"]).ngroups == 2
         assert set(new["trainer.epochs"]) == {3} and set(new["model.hidden"]) == {"[4]"}
 
 
@@ -311,7 +314,7 @@ def test_confusions_are_those_of_the_model(stocked, monkeypatch):
     from gdexp.compare.pictures import best_run
     from gdexp.compare.selection import select
     from gdexp.data import bundled
-    from gdexp.tracking.table import reading
+    from gdexp.tracking.reader import reading
 
     assert bundled
     words = ["data=iris", "model=mlp", "loss=cross_entropy", "optimizer=adam", "optimizer.lr=0.05"]
@@ -336,7 +339,7 @@ def test_fit_at_the_last_epoch_is_the_models(stocked):
     from gdexp.compare.comparison import compared
     from gdexp.compare.pictures import best_run
     from gdexp.compare.selection import select
-    from gdexp.tracking.table import reading
+    from gdexp.tracking.reader import reading
 
     run_id = gdexp.launch(["optimizer.lr=0.02", "trainer.epochs=40"]).run_id[0]
     with reading() as reader:

@@ -11,7 +11,7 @@ from gdexp.terminal import say
 
 if TYPE_CHECKING:
     from gdexp.compare.comparison import Comparison
-    from gdexp.tracking.table import Reader
+    from gdexp.tracking.reader import Reader
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _compare(words: argparse.Namespace) -> None:
     from gdexp.compare import comparison, screen
     from gdexp.compare.selection import select, split_words
-    from gdexp.tracking.table import RUN_ID, reading
+    from gdexp.tracking.reader import reading
+    from gdexp.tracking.table import RUN_ID
 
     what, uri = split_words(words.what)
     with reading(uri) as reader:

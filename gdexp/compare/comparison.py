@@ -10,7 +10,7 @@ from gdexp.compare import words
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import Setting, sensitivities, settings
 from gdexp.compare.verdict import Verdict, verdict
-from gdexp.tracking.table import Reader, Row
+from gdexp.tracking.reader import Reader, Row
 
 
 class Comparison(NamedTuple):

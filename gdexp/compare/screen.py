@@ -13,7 +13,7 @@ from gdexp.compare.comparison import Comparison
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import number
 from gdexp.terminal import say
-from gdexp.tracking.table import Row
+from gdexp.tracking.reader import Row
 
 _MOST = 25  # settings on a screen
 _WIDEST = 60  # characters of a name

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.tracking import view
-from gdexp.tracking.table import RUN_ID, Reader, Row, Which
+from gdexp.tracking.reader import Reader, Row, Which
+from gdexp.tracking.table import RUN_ID
 from gdexp.tracking.varied import varied
 from gdexp.watch import better
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gdexp.compare.selection import Selection
 from gdexp.compare.statistics import Summary, summary
-from gdexp.tracking.table import Reader, Row
+from gdexp.tracking.reader import Reader, Row
 
 RATE = "optimizer.lr"
 ENDED = ("completed", "stopped")

@@ -55,6 +55,8 @@ def _words(params: Mapping[str, str]) -> list[str] | None:
             continue
         if key.rpartition(".")[2] in _SIZES and defaults.get(key) == "null":
             continue
+        if value == "***":  # a secret, which isn't recorded
+            return None
         words.append(f"{key}={value}" if key in defaults else f"+{key}={value}")
     return words
 

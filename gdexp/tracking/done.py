@@ -2,8 +2,8 @@
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.frame import Result
+from gdexp.tracking.reader import Which, reading
 from gdexp.tracking.store import database
-from gdexp.tracking.table import Which, reading
 
 
 def finished(uri: str, experiment: str, direct: bool) -> dict[str, list[Result]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gdexp.tracking.table import Row
+    from gdexp.tracking.reader import Row
 
 
 class Result(NamedTuple):

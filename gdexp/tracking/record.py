@@ -11,8 +11,8 @@ from torch import nn
 
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
+from gdexp.tracking.reader import client
 from gdexp.tracking.store import store_uri
-from gdexp.tracking.table import client
 from gdexp.tracking.weights import load_weights
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures import best_run, curves, sensitivity
-from gdexp.tracking.table import Reader
+from gdexp.tracking.reader import Reader
 
 _STYLE: dict[str, Any] = {
     "figure.dpi": 110,

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures.axes import STYLES, cut, grid, hue, panels
 from gdexp.compare.settings import Setting
-from gdexp.tracking.table import Reader
+from gdexp.tracking.reader import Reader
 
 _LEGEND = 10  # settings that are named in a legend
 _FAR = 100.0  # times the largest loss of runs that didn't diverge: what is above is cut off
