@@ -128,6 +128,7 @@ def test_sensitivity_is_wortsmans(stocked, gdexp_run):
     assert as_json(gdexp_run)["lr_sensitivity"]["sgd"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_seeds_are_gathered_for_each_optimizer_and_option(stocked, gdexp_run):
     gdexp.launch(["optimizer=sgd,adam", "optimizer.lr=0.001,0.01", "seed=0,1", "trainer.epochs=5"], multirun=True)
     found = as_json(gdexp_run)
@@ -136,6 +137,7 @@ def test_seeds_are_gathered_for_each_optimizer_and_option(stocked, gdexp_run):
     assert set(found["lr_sensitivity"]) == {"sgd", "adam"}
 
 
+@pytest.mark.slow
 def test_line_that_confirms_trains_the_two_settings_on_fresh_seeds(stocked, gdexp_run):
     words = ["data=iris", "model=mlp", "model.hidden=[4]", "loss=cross_entropy", "trainer.epochs=3"]
     each = "sweep.each={adam: {optimizer.lr: '0.01,0.02'}, sgd: {optimizer.lr: '0.15,0.2'}}"
@@ -165,6 +167,7 @@ def test_runs_of_an_earlier_sweep_belong_to_the_one_that_kept_them(stocked, gdex
     assert len(as_json(gdexp_run)["settings"]) == 4
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(stocked, gdexp_run):
     ids = [gdexp.launch([f"optimizer.lr={lr}", "trainer.epochs=5"]).run_id[0] for lr in (0.01, 0.02)]
     shown = compare(gdexp_run, *ids, "--out", "pictures")
@@ -173,12 +176,14 @@ def test_two_runs_side_by_side(stocked, gdexp_run):
     assert picture("pictures/curves_train_loss.png")
 
 
+@pytest.mark.slow
 def test_filter_in_mlflows_syntax(stocked, gdexp_run):
     gdexp.launch(["optimizer.lr=0.001,0.01,0.02", "trainer.epochs=5"], multirun=True)
     found = as_json(gdexp_run, "params.`optimizer.lr` != '0.01' and metrics.train_loss > 0")
     assert {row["optimizer.lr"] for row in found["settings"]} == {"0.001", "0.02"}
 
 
+@pytest.mark.slow
 def test_objective_can_be_chosen_and_more_may_be_better(stocked, gdexp_run):
     words = ["data=iris", "model=mlp", "loss=cross_entropy", "optimizer.lr=0.001,0.3", "trainer.epochs=30"]
     gdexp.launch(words, multirun=True)
@@ -187,6 +192,7 @@ def test_objective_can_be_chosen_and_more_may_be_better(stocked, gdexp_run):
     assert means == sorted(means, reverse=True) and found["objective"] == "val_accuracy"
 
 
+@pytest.mark.slow
 def test_running_run_is_listed_with_its_epoch_and_time_left(stocked, start_run, gdexp_run):
     run = start_run("data=digits", "model=mlp", "loss=cross_entropy", "trainer.epochs=100000", "trainer.batch_size=64")
     try:
@@ -240,6 +246,7 @@ def test_frame_is_what_mlflows_client_reads(stocked):
         gdexp.runs("nothing")
 
 
+@pytest.mark.slow
 def test_frame_by_the_client_is_the_direct_one(stocked, monkeypatch):
     gdexp.launch(["optimizer.lr=0.001,0.01", "trainer.epochs=4"], multirun=True)
     direct = gdexp.runs(), gdexp.runs(curves=True)
@@ -302,6 +309,7 @@ def test_pictures_and_report(stocked, gdexp_run, case):
     assert {"report.html", "sweep.csv"} <= files and logged == {f"pictures/{name}.png" for name in expected}
 
 
+@pytest.mark.slow
 def test_single_run_gets_its_curve(stocked, gdexp_run):
     run_id = gdexp.launch(["data=diabetes", "trainer.epochs=10"]).run_id[0]
     shown = compare(gdexp_run, run_id, "--out", "pictures")
@@ -309,6 +317,7 @@ def test_single_run_gets_its_curve(stocked, gdexp_run):
     assert [path.name for path in (stocked / "pictures").iterdir()] == ["curve.png"] and picture("pictures/curve.png")
 
 
+@pytest.mark.slow
 def test_confusions_are_those_of_the_model(stocked, monkeypatch):
     from gdexp.compare.comparison import compared
     from gdexp.compare.pictures import best_run
@@ -333,6 +342,7 @@ def test_confusions_are_those_of_the_model(stocked, monkeypatch):
     assert split == "validation" and (table == confusion_matrix(y[-30:], predicted, labels=range(3))).all()
 
 
+@pytest.mark.slow
 def test_fit_at_the_last_epoch_is_the_models(stocked):
     import torch
 
@@ -350,6 +360,7 @@ def test_fit_at_the_last_epoch_is_the_models(stocked):
     assert fits[-1][1] == pytest.approx(last.numpy(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_repeated_run_counts_once(stocked, gdexp_run):
     for _ in range(2):
         gdexp.launch(["optimizer.lr=0.01", "trainer.epochs=3", "seed=1"])
@@ -358,6 +369,7 @@ def test_a_repeated_run_counts_once(stocked, gdexp_run):
     assert row["n"] == 2
 
 
+@pytest.mark.slow
 def test_secrets_of_a_command_line_are_not_in_the_summary(stocked, gdexp_run):
     (stocked / "own.py").write_text(
         "import torch\nfrom gdexp.data import TensorData\n\n\ndef load(token):\n"

@@ -150,6 +150,7 @@ def test_report_is_shown_as_an_artifact(stocked, ui, browser, gdexp_run):
     assert "report.html" in shown and "pictures" in shown
 
 
+@pytest.mark.slow
 def test_server_is_on_loopback_takes_a_free_port_and_ends_with_the_command(stocked, ui):
     run_id = gdexp.launch(["trainer.epochs=3"]).run_id[0]
     with socket.socket() as taken:
@@ -167,6 +168,7 @@ def test_server_is_on_loopback_takes_a_free_port_and_ends_with_the_command(stock
         urllib.request.urlopen(f"{host}/health", timeout=2)
 
 
+@pytest.mark.slow
 @with_views
 def test_runs_and_sweeps_print_their_address(stocked, gdexp_run):
     one = gdexp_run("trainer.epochs=2").stdout

@@ -53,11 +53,11 @@ def _compare(words: argparse.Namespace) -> None:
     with reading(uri) as reader:
         chosen = select(reader, what, words.objective)
         found = comparison.compared(chosen, reader)
-        printed = [str(f) for f in (words.csv, words.json) if f is not None and str(f) == "-"]
-        of_runs = chosen.sweep is None and all(RUN_ID.fullmatch(word) for word in what) and bool(what)
-        if not printed and of_runs:
+        shown = "-" not in (str(words.csv), str(words.json))
+        of_runs = chosen.sweep is None and bool(what) and all(RUN_ID.fullmatch(word) for word in what)
+        if shown and of_runs:
             screen.show_runs(chosen)
-        if not printed and len(found.settings) > 1 or not of_runs and not printed:
+        if shown and (not of_runs or len(found.settings) > 1):
             screen.show(found)
         for file, text in ((words.csv, comparison.as_csv), (words.json, comparison.as_json)):
             if file is not None:
