@@ -64,8 +64,7 @@ def _difference(first: Setting, second: Setting, ranks: bool = False) -> Differe
 
 def _won(found: Selection, first: Setting, second: Setting, d: Difference, p: float, tests: int) -> str:
     corrected = f" after Holm's correction for {tests} comparisons" if tests > 1 else ""
-    ranks = f", Wilcoxon p = {_p(d.wilcoxon)}" if not math.isnan(d.wilcoxon) else ""
-    how = f"paired t test over {d.summary.n} common seeds, p = {_p(p)}{corrected}{ranks}"
+    how = f"paired t test over {d.summary.n} common seeds, p = {_p(p)}{corrected}{_ranks(d)}"
     return f"{first.name} is better than {second.name}: {_by(found, d)} ({how})."
 
 
@@ -82,8 +81,7 @@ def _open(found: Selection, first: Setting, second: Setting, d: Difference, p: f
         by = f"{abs(d.summary.mean):.3g}"
         doubt = f"{seeds} say whether that is chance; at least {more} more {_seeds(more)} needed"
         return f"Can't tell: {ahead} by {by}, but {doubt}."
-    ranks = f", Wilcoxon p = {_p(d.wilcoxon)}" if not math.isnan(d.wilcoxon) else ""
-    seen = f"{_by(found, d)}, paired t test over {n} common seeds p = {_p(d.p)}{ranks}"
+    seen = f"{_by(found, d)}, paired t test over {n} common seeds p = {_p(d.p)}{_ranks(d)}"
     if first.diverged:
         return f"Can't tell: {ahead}, but {first.diverged} of its runs diverged ({seen})."
     needed = seeds_needed(d.summary, LEVEL * d.p / p if p else LEVEL)
@@ -106,6 +104,10 @@ def _by(found: Selection, d: Difference) -> str:
     low, high = sorted((sign * s.low, sign * s.high))
     less = "less" if found.least else "more"
     return f"{sign * s.mean:.3g} {less} {found.objective}, 95 % interval {low:.3g} to {high:.3g}"
+
+
+def _ranks(d: Difference) -> str:
+    return "" if math.isnan(d.wilcoxon) else f", Wilcoxon p = {_p(d.wilcoxon)}"
 
 
 def _p(p: float) -> str:

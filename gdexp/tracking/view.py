@@ -85,18 +85,15 @@ def experiment_key(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def address(uri: str, run_id: str | None, key: str | None = None, host: str = f"http://127.0.0.1:{PORT}") -> str:
-    """Return the address of a view, of a run where no view is named, else of the store.
+def address(uri: str, run_id: str, key: str | None = None) -> str:
+    """Return the address of a view, or of a run where no view is named.
 
     Args:
         uri: of the store.
         run_id: of the run, or of one that the view is of.
         key: of the view.
-        host: where the UI of a store that is no server answers.
     """
-    base = uri.rstrip("/") if uri.startswith("http") else host
-    if run_id is None:
-        return f"{base}/#/experiments?workflowType=machine_learning"
+    base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
     try:
         experiment_id, _, keys = experiment(uri, run_id)
     except Refusal:

@@ -75,10 +75,15 @@ def panels(made: Sequence[Setting]) -> dict[str, list[Setting]]:
     return found
 
 
-def grid(count: int) -> tuple[int, int]:
-    """Return rows and columns for so many panels."""
+def subplots(figure: Any, count: int) -> Any:
+    """Return the axes of so many panels with common scales: (rows, columns), those left over are off."""
     columns = count if count <= 3 else math.ceil(math.sqrt(count))
-    return math.ceil(count / columns), columns
+    rows = math.ceil(count / columns)
+    figure.set_size_inches(max(6.4, 4 * columns), max(4.0, 3.2 * rows))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for unused in axes.flat[count:]:
+        unused.set_axis_off()
+    return axes
 
 
 def label(key: str) -> str:

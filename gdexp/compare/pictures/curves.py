@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from gdexp.compare.comparison import Comparison
-from gdexp.compare.pictures.axes import STYLES, cut, grid, hue, panels
+from gdexp.compare.pictures.axes import STYLES, cut, hue, panels, subplots
 from gdexp.compare.settings import Setting
 from gdexp.tracking.reader import Reader
 
@@ -66,9 +66,7 @@ def _one(found: Comparison, read: Mapping[str, Curves], figure: Any) -> None:
 
 def _all(found: Comparison, key: str, curves: Curves, figure: Any) -> None:
     shown = panels(found.settings)
-    height, width = grid(len(shown))
-    figure.set_size_inches(max(6.4, 4 * width), max(4.0, 3.2 * height))
-    all_axes = figure.subplots(height, width, sharex=True, sharey=True, squeeze=False)
+    all_axes = subplots(figure, len(shown))
     by = hue(found.settings)
     calm = [curves[r.run_id] for s in found.settings for r in s.rows if r.run_id in curves and r.outcome != "diverged"]
     for axes, (name, made) in zip(all_axes.flat, shown.items(), strict=False):
@@ -79,8 +77,6 @@ def _all(found: Comparison, key: str, curves: Curves, figure: Any) -> None:
         axes.set_title(name)
         if not by and len(made) <= _LEGEND and made[0].params:
             axes.legend(fontsize="small")
-    for axes in all_axes.flat[len(shown) :]:
-        axes.set_axis_off()
     _finish(all_axes.flat[0], key, calm or list(curves.values()), not calm)
     for axes in all_axes[:, 0]:
         axes.set_ylabel(key)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gdexp.compare.comparison import Comparison
-from gdexp.compare.pictures.axes import MARKERS, STYLES, cut, grid, is_logarithmic, label, panels, swept_numbers
+from gdexp.compare.pictures.axes import MARKERS, STYLES, cut, is_logarithmic, label, panels, subplots, swept_numbers
 from gdexp.compare.settings import Setting, number
 
 _SERIES = 8  # lines in a panel
@@ -28,9 +28,7 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
 
 def _lines(found: Comparison, key: str, figure: Any) -> None:
     shown = panels(found.settings)
-    height, width = grid(len(shown))
-    figure.set_size_inches(max(6.4, 4 * width), max(4.0, 3.2 * height))
-    all_axes = figure.subplots(height, width, sharex=True, sharey=True, squeeze=False)
+    all_axes = subplots(figure, len(shown))
     good = [s.summary.mean for s in found.settings if s.summary.n]
     rates = [x for s in found.settings if (x := number(s.params.get(key))) is not None]
     logarithmic = is_logarithmic(rates)
@@ -54,8 +52,6 @@ def _lines(found: Comparison, key: str, figure: Any) -> None:
             axes.set_yticks([])
         more = f" (the best {_SERIES} of {len(series)})" if len(series) > _SERIES else ""
         axes.set_title(f"{name}{more}")
-    for axes in all_axes.flat[len(shown) :]:
-        axes.set_axis_off()
     for axes in all_axes[:, 0]:
         axes.set_ylabel(f"{found.selection.objective} ({found.selection.at} epoch)")
     for axes in all_axes[-1]:
