@@ -110,7 +110,8 @@ def train(
 class Loop:
     """One run or several in training: each iteration is an epoch of those that are still in it.
 
-    A run diverges when its train_loss L_e isn't finite or L_e > divergence_factor · (1 + |L_1|).
+    A run diverges when its train_loss L_e isn't finite or L_e > divergence_factor · (1 + |L_1|),
+    or when model or loss raise because its numbers are no longer finite: `nn.BCELoss` does so.
     One that has ended, so or otherwise, disturbs no other; what it left is cut off when that pays.
 
     Args:
@@ -156,6 +157,7 @@ class Loop:
         self._limits = [math.inf] * len(runs)
         self.epoch, self.steps, self._spent = 0, 0, 0.0  # epochs that are over, steps, seconds before this process
         self._steps: list[tuple[int, Mapping[str, Tensor]]] = []  # rows and measures, of the epoch that isn't over
+        self._broken = False  # whether numbers that aren't finite made model or loss raise in this epoch
         self._began = time.monotonic()
 
     def __iter__(self) -> Iterator[list[Epoch]]:
@@ -165,11 +167,13 @@ class Loop:
             steps, self._steps = self._steps, []
             trained = time.perf_counter() - started
             self.epoch += 1
-            found = means(steps, len(self._at))  # of each run
+            found = [{"train_loss": math.nan}] if self._broken else means(steps, len(self._at))  # of each run
             finished = self._diverged(found)
-            if self._data.val is not None and any(i is not None for i in self._at):
-                for own, measured in zip(found, self._validated(), strict=True):
-                    own |= measured
+            if self._data.val is not None and _there(self._at):
+                validated = self._sound(self._validated)
+                finished += self._diverged(found) if self._broken else []
+                for place, _ in _there(self._at):
+                    found[place] |= validated[place]
             late = f"trainer.max_seconds={self._max_seconds:g} are over" if self._is_late() else None
             for place, i in _there(self._at):
                 own, run = found[place], self._runs[i]
@@ -210,7 +214,9 @@ class Loop:
         scheduled = [s for _, i in _there(self._at) if (s := self._runs[i].schedule) is not None]
         batches = groups(self._batches(_seeds(self._runs, self._at), self.epoch + 1), self._accumulate)
         for n, parts in itertools.islice(batches, len(self._steps), None):
-            measures = self._learner.train_step(*parts)
+            measures = self._sound(self._learner.train_step, *parts)
+            if measures is None:
+                break
             self._steps.append((n, measures))
             self.steps += 1
             for schedule in scheduled:
@@ -222,11 +228,30 @@ class Loop:
             if self.steps == self._max_steps or self._is_late():
                 break
 
+    def _sound(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a call of the learner's gives, None if it raises because a run's numbers aren't finite.
+
+        Such an error is the run's divergence. Of several runs that train as one it passes, for it
+        would end the others too: the caller trains them one by one.
+        """
+        try:
+            return call(*arguments)
+        except Exception:
+            if len(self._runs) > 1 or self._is_finite():
+                raise
+            self._broken = True
+            return None
+
+    def _is_finite(self) -> bool:
+        """Say whether the weights of the one run are, and the loss of its last step."""
+        loss_is = not self._steps or bool(torch.isfinite(torch.as_tensor(self._steps[-1][1]["train_loss"])))
+        return loss_is and all(map(_finite, self._weights.of(0)))
+
     def _diverged(self, found: Sequence[dict[str, float]]) -> list[Epoch]:
         """End the runs whose loss is no longer sound, and note the rate that each had."""
         ended = []
         for place, i in _there(self._at):
-            loss = found[place]["train_loss"]
+            loss = math.nan if self._broken else found[place]["train_loss"]
             if (schedule := self._runs[i].schedule) is not None:
                 found[place]["lr"] = schedule.used
             if not math.isfinite(loss) or loss > self._limits[i]:
