@@ -13,6 +13,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.identity import Identity, identify
 from gdexp.data.loading import Loader, from_torch, split_dataset
+from gdexp.data.partition import Plan
 from gdexp.data.split import rows, split, standardize
 
 
@@ -30,12 +31,14 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
         if part is not None and not isinstance(part, Loader) and rows(part) == 0:
             raise Refusal("`data` has no training rows" if part is data.train else "`data` has a split without rows")
     identity = identify(data, str(options.get("data")), node)
-    fractions = {k: node[k] for k in ("val_fraction", "test_fraction", "split_seed")}
+    plan = {k: node[k] for k in Plan._fields}
     if not isinstance(data.train, Loader):
-        return standardize(split(data, **fractions), node["standardize"]), identity
+        data = split(data, **plan)
+        data = data.after_split(data) if data.after_split is not None else data
+        return standardize(data, node["standardize"]), identity
     if node["standardize"] != "none":
         raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
-    return split_dataset(data, **fractions), identity
+    return split_dataset(data, **plan), identity
 
 
 def seed_everything(seed: int) -> None:

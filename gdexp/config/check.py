@@ -54,6 +54,9 @@ RULES: dict[str, tuple[str, Any]] = {
     "data.val_fraction": _SHARE,
     "data.test_fraction": _SHARE,
     "data.split_seed": _or_null(_whole(0, 2**32)),
+    "data.split": _among("random", "stratified", "grouped"),
+    "data.folds": _or_null(_whole(2)),
+    "data.fold": _or_null(_whole(0)),
     "data.standardize": _among("inputs", "both", "none"),
     "metrics": _list_of_names("f1, auroc"),
     "scheduler.interval": _among("epoch", "step"),
@@ -107,7 +110,15 @@ RULES: dict[str, tuple[str, Any]] = {
 
 # keys of ours beside the arguments of a target, and what an option that doesn't name them gets
 OWN: dict[str, dict[str, Any]] = {
-    "data": {"val_fraction": 0, "test_fraction": 0, "split_seed": 0, "standardize": "none"},
+    "data": {
+        "val_fraction": 0,
+        "test_fraction": 0,
+        "split_seed": 0,
+        "split": "random",
+        "folds": None,
+        "fold": None,
+        "standardize": "none",
+    },
     "optimizer": {"param_groups": None},
     "scheduler": {"interval": "epoch", "warmup": 0, "warmup_start_factor": 1 / 3},
 }
@@ -239,9 +250,23 @@ def check_own(group: str, node: Mapping[str, Any]) -> None:
     known = _OF_GROUP[group]
     for name in known:
         _check_rule(f"{group}.{name}", node, name)
+    if group == "data":
+        _check_fold(node["fold"], node["folds"])
     for name in node if group in _UNTARGETED else ():
         if name not in known:
             raise Refusal(f"`{group}.{name}` is not a key{nearest(str(name), known)}")
+
+
+def _check_fold(fold: int | None, folds: int | None) -> None:
+    if folds is None and fold is not None:
+        raise Refusal(f"`data.fold={fold}` needs the number of folds: data.folds=5")
+    if fold is None and folds is not None:
+        every = ",".join(map(str, range(folds))) if folds <= 10 else f"range({folds})"
+        raise Refusal(
+            f"`data.folds={folds}` needs the fold to validate on: data.fold=0, or all of them: -m data.fold={every}"
+        )
+    if fold is not None and folds is not None and fold >= folds:
+        raise Refusal(f"`data.fold` must be a whole number from 0 below data.folds={folds}, got {fold}")
 
 
 def _check_rule(key: str, node: Mapping[str, Any], name: str) -> None:

@@ -54,6 +54,9 @@ def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity
             digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
             digest.update(_bytes(t))
         shapes[split] = [list(t.shape) for t in leaves]
+    if data.groups is not None:
+        digest.update(b"groups")
+        digest.update(_bytes(torch.as_tensor(data.groups)))
     return Identity(name, digest.hexdigest(), shapes, source)
 
 

@@ -2,7 +2,7 @@
 
 import gzip
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def folder(path: str, size: tuple[int, int] | None = None, mode: Literal["RGB", 
     names = sorted(p.name for p in train.iterdir() if p.is_dir())
     if len(names) < 2:
         raise ValueError(f"`data.path`: {train} must hold one folder a class, at least two")
-    held_apart = {
+    held_apart: dict[str, Any] = {
         name: _sorted_images(root / name, names, size, mode)
         for name in ("val", "test")
         if train != root and (root / name).is_dir()

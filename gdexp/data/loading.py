@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.order import batch_order
-from gdexp.data.split import partition, rows
+from gdexp.data.partition import Plan, partition
+from gdexp.data.split import rows
 
 
 class Loader:
@@ -101,14 +102,22 @@ def from_torch(found: Any) -> TensorData | None:
     return TensorData(train, val, test, len(names) if isinstance(names, (list, tuple)) else None)
 
 
-def split_dataset(data: TensorData, *, val_fraction: float, test_fraction: float, split_seed: int | None) -> TensorData:
-    """Hold rows of a Dataset apart, the same ones as `split` does of tensors."""
-    train = data.train
-    if not val_fraction and not test_fraction:
+def split_dataset(data: TensorData, **keys: Any) -> TensorData:
+    """Hold rows of a Dataset apart, the same ones as `split` does of tensors.
+
+    Args:
+        data: as loaded.
+        keys: those of `Plan`.
+    """
+    train, plan = data.train, Plan(**keys)
+    if not plan.val_fraction and not plan.test_fraction and not plan.folds:
         return data
     if train.given is not None or train.rows is None:
-        raise Refusal("`data.val_fraction` and `data.test_fraction` must be 0: the data brings its own loader")
-    order, sizes = partition(data, train.rows, val_fraction, test_fraction, split_seed)
+        keys = "`data.fold` must be null" if plan.folds else "`data.val_fraction` and `data.test_fraction` must be 0"
+        raise Refusal(f"{keys}: the data brings its own loader")
+    if plan.split != "random":
+        raise Refusal(f"`data.split={plan.split}` needs data in memory, not a Dataset")
+    order, sizes = partition(data, train.rows, plan)
     parts = [Loader(Subset(train.dataset, index.tolist())) for index in order.split(sizes)]
     return data._replace(
         train=parts[0], val=parts[1] if sizes[1] else data.val, test=parts[2] if sizes[2] else data.test

@@ -6,7 +6,8 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from gdexp.config.refusal import Refusal
-from gdexp.data import TensorData
+from gdexp.data import TensorData, Weighted
+from gdexp.data.partition import Plan, partition
 
 
 def rows(batch: Any) -> int:
@@ -19,23 +20,17 @@ def rows(batch: Any) -> int:
     return counts.pop()
 
 
-def split(data: TensorData, *, val_fraction: float, test_fraction: float, split_seed: int | None) -> TensorData:
-    """Hold validation and test rows apart from the training rows.
-
-    The rows are shuffled by `torch.randperm` of a generator seeded with `split_seed`; None leaves
-    their order. Then the last ones are test, those before them validation. Splits that the data
-    already has are kept.
+def split(data: TensorData, **keys: Any) -> TensorData:
+    """Hold validation and test rows apart from the training rows; splits that the data already has are kept.
 
     Args:
         data: as loaded.
-        val_fraction: share of all rows below 1, or a number of rows.
-        test_fraction: likewise.
-        split_seed: which shuffle.
+        keys: those of `Plan`.
     """
-    total = rows(data.train)
-    if not val_fraction and not test_fraction:
+    total, plan = rows(data.train), Plan(**keys)
+    if not plan.val_fraction and not plan.test_fraction and not plan.folds:
         return data
-    order, sizes = partition(data, total, val_fraction, test_fraction, split_seed)
+    order, sizes = partition(data, total, plan)
     train, val, test = order.split(sizes)
 
     def take(index: torch.Tensor) -> Any:
@@ -44,22 +39,6 @@ def split(data: TensorData, *, val_fraction: float, test_fraction: float, split_
     return data._replace(
         train=take(train), val=take(val) if sizes[1] else data.val, test=take(test) if sizes[2] else data.test
     )
-
-
-def partition(
-    data: TensorData, total: int, val_fraction: float, test_fraction: float, split_seed: int | None
-) -> tuple[torch.Tensor, list[int]]:
-    """Return the rows in the order that the split takes them, and how many are train, val and test."""
-    n_val, n_test = _count("val_fraction", val_fraction, total), _count("test_fraction", test_fraction, total)
-    for name, wanted, there in (("val", n_val, data.val), ("test", n_test, data.test)):
-        if wanted and there is not None:
-            raise Refusal(f"`data.{name}_fraction` must be 0: the data brings its own {name} rows")
-    if n_val + n_test >= total:
-        raise Refusal(f"`data.val_fraction` and `data.test_fraction` leave no training rows of {total}")
-    order = torch.arange(total)
-    if split_seed is not None:
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
-    return order, [total - n_val - n_test, n_val, n_test]
 
 
 def standardize(data: TensorData, which: str) -> TensorData:
@@ -71,7 +50,8 @@ def standardize(data: TensorData, which: str) -> TensorData:
     """
     if which == "none":
         return data
-    if not (isinstance(data.train, (tuple, list)) and len(data.train) == 2 and _floating(data.train[0])):
+    is_pair = isinstance(data.train, (tuple, list)) and len(data.train) == 2
+    if not ((is_pair or isinstance(data.train, Weighted)) and _floating(data.train[0])):
         raise Refusal(f"`data.standardize={which}` needs data of the form (inputs, target) with floating inputs")
     columns = [0] if which == "inputs" or not _floating(data.train[1]) else [0, 1]
     moments = {i: _moments(data.train[i]) for i in columns}
@@ -79,7 +59,8 @@ def standardize(data: TensorData, which: str) -> TensorData:
     def scale(batch: Any) -> Any:
         if batch is None:
             return None
-        return tuple((t - moments[i][0]) / moments[i][1] if i in moments else t for i, t in enumerate(batch))
+        scaled = [(t - moments[i][0]) / moments[i][1] if i in moments else t for i, t in enumerate(batch)]
+        return Weighted(*scaled) if isinstance(batch, Weighted) else tuple(scaled)
 
     return data._replace(train=scale(data.train), val=scale(data.val), test=scale(data.test))
 
@@ -91,10 +72,3 @@ def _moments(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _floating(t: Any) -> bool:
     return isinstance(t, torch.Tensor) and t.is_floating_point()
-
-
-def _count(name: str, fraction: float, total: int) -> int:
-    count = round(fraction * total) if fraction < 1 else int(fraction)
-    if fraction and not 0 < count < total:
-        raise Refusal(f"`data.{name}={fraction}` is {count} of {total} rows: it must leave some on both sides")
-    return count
