@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from gdexp.data.split import rows
 from gdexp.losses import Loss
@@ -23,6 +24,7 @@ class OneRun:
         accuracy: measured beside the loss where it is given.
         autocast: the dtype of a mixed-precision forward pass; None: that of the weights.
         compiled: run the model through torch.compile.
+        validated_with_gradients: evaluate where gradients may be taken, as a loss made of derivatives needs.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class OneRun:
         accuracy: Metric | None = None,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
+        validated_with_gradients: bool = False,
     ) -> None:
         self.model: Any = model  # Any: nn.Module declares no training_loss
         self.loss, self.step, self.accuracy = loss, step, accuracy
@@ -41,6 +44,7 @@ class OneRun:
         forward: Any = model if loss is not None else self.model.training_loss
         self._forward = torch.compile(forward) if compiled else forward
         device = next(iter(model.state_dict().values()), torch.empty(0)).device
+        self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
         model.train()
 
@@ -72,8 +76,11 @@ class OneRun:
         """
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.validated_with_gradients):
                 measures, output = self._measured("loss", batch)
+            if self.validated_with_gradients:
+                measures, output = tree_map(_detached, (measures, output))
+            with torch.no_grad():
                 if self.accuracy is not None:
                     measures["accuracy"] = self.accuracy(output, batch[1])
                 if outputs is not None:
@@ -135,3 +142,7 @@ class OneRun:
             return {name: returned}, None
         loss, numbers = returned
         return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}, None
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -68,12 +68,18 @@ class Schedule:
         if self._by_step:
             self._main.step()
 
-    def after_epoch(self, metrics: dict[str, float]) -> None:
-        """Say that an epoch is over, with all that was measured in it."""
+    def after_epoch(self, metrics: dict[str, float], validated: bool = True) -> None:
+        """Say that an epoch is over, with all that was measured in it.
+
+        Args:
+            metrics: by name.
+            validated: whether the validation rows were measured; what watches them waits until they are.
+        """
         if self._watches and self._ramps:
             self._ramps -= 1
             self._ramp.step()  # type: ignore[union-attr]
         elif self._watches:
-            self._main.step(metrics[self._monitor])
+            if validated or not self._monitor.startswith("val_"):
+                self._main.step(metrics[self._monitor])
         elif not self._by_step:
             self._main.step()

@@ -89,11 +89,16 @@ class Session:
         self._record.add(epoch.epoch, epoch.metrics, run)
         for hook in self._parts.hooks:
             hook(epoch, self._parts.model)
-        self._first.setdefault(run, epoch.metrics)
-        if node["objective_at"] == "best" and (now := objective(node, epoch.metrics)):
+        self._first[run] = epoch.metrics | self._first.get(run, {})
+        if node["objective_at"] == "best" and self._counts(epoch) and (now := objective(node, epoch.metrics)):
             self._best[run] = min(self._best.get(run, now[1]), now[1], key=_sense(now[0]))
         if self._paths:
             self._paths[run].add(self._of_run(run, self._parts.learner.weights()))
+
+    def _counts(self, epoch: Epoch) -> bool:
+        """Say whether an epoch has what runs are ordered by: without validation it would be the training loss."""
+        validated = epoch.last or epoch.epoch % self._parts.config["trainer"]["validate_every"] == 0
+        return validated or self._parts.data.val is None or self._parts.config["sweep"]["objective"] is not None
 
     def _finish(self, epoch: Epoch, tested: Mapping[str, float]) -> End:
         """Record the end of a run."""
@@ -148,7 +153,10 @@ class Session:
             progress.step(step)
             self._keeper.after_step()
 
-        keys = ("epochs", "batch_size", "accumulate", "divergence_factor", "max_steps", "max_seconds", "record")
+        keys = (
+            *("epochs", "batch_size", "drop_last", "accumulate", "validate_every", "divergence_factor"),
+            *("max_steps", "max_seconds", "record"),
+        )
         return Loop(
             parts.learner,
             parts.data,

@@ -120,7 +120,9 @@ class Loop:
         runs: what they have each for itself.
         epochs: passes over the training rows.
         batch_size: rows a batch; None: all.
+        drop_last: leave out an epoch's last batch where it is smaller.
         accumulate: batches a step.
+        validate_every: measure the validation rows every so many epochs, and in a run's last one.
         divergence_factor: None: only a loss that isn't finite ends the run.
         max_steps: end after so many steps, within an epoch too.
         max_seconds: stop after so long, likewise.
@@ -138,7 +140,9 @@ class Loop:
         *,
         epochs: int,
         batch_size: int | None = None,
+        drop_last: bool = False,
         accumulate: int = 1,
+        validate_every: int = 1,
         divergence_factor: float | None = 1e8,
         max_steps: int | None = None,
         max_seconds: float | None = None,
@@ -151,7 +155,8 @@ class Loop:
         self._epochs, self._max_steps, self._max_seconds = epochs, max_steps, max_seconds
         self._batch_size, self._accumulate, self._factor = batch_size, accumulate, divergence_factor
         self._metrics, self._record, self._on_step = metrics, record, on_step
-        self._batches = Batches(data.train, batch_size)
+        self._validate_every = validate_every
+        self._batches = Batches(data.train, batch_size, whole=drop_last)
         self._weights = _Weights(learner, len(runs) > 1)
         self._at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
         self._limits = [math.inf] * len(runs)
@@ -169,27 +174,30 @@ class Loop:
             self.epoch += 1
             found = [{"train_loss": math.nan}] if self._broken else means(steps, len(self._at))  # of each run
             finished = self._diverged(found)
-            if self._data.val is not None and _there(self._at):
-                validated = self._sound(self._validated)
-                finished += self._diverged(found) if self._broken else []
-                for place, _ in _there(self._at):
-                    found[place] |= validated[place]
+            ends = self.epoch == self._epochs or self.steps == self._max_steps
+            due = ends or self.epoch % self._validate_every == 0 or self._is_late()
+            if due:
+                finished += self._validate(found, [place for place, _ in _there(self._at)])
+            before = _there(self._at)
             late = f"trainer.max_seconds={self._max_seconds:g} are over" if self._is_late() else None
-            for place, i in _there(self._at):
+            for place, i in before:
                 own, run = found[place], self._runs[i]
                 if self._record:
                     whole = time.perf_counter() - started
                     rows = sum(n for n, _ in steps)
                     own |= after_epoch(self._record, self._weights.of(place), rows, trained, whole)
                 if run.schedule is not None:
-                    run.schedule.after_epoch(own)
+                    run.schedule.after_epoch(own, validated=due)
                 stopped = late
-                if run.watch is not None:
+                if run.watch is not None and (due or not run.watch.monitor.startswith("val_")):
                     seen = self._weights.measured(run.watch.monitor, place, self._average, len(steps))
                     stopped = run.watch.see(self.epoch, own, seen) or late
-                last = stopped is not None or self.epoch == self._epochs or self.steps == self._max_steps
+                last = ends or stopped is not None
                 finished.append(Epoch(self.epoch, own, False, stopped, last, i))
                 self._at[place] = None if last else i
+            if not due:  # those that were stopped are measured in their last epoch, too
+                stops = {e.run for e in finished if e.stopped}
+                finished = self._validate(found, [place for place, i in before if i in stops]) or finished
             yield sorted(finished, key=lambda e: e.run)
             self._compact()
 
@@ -261,6 +269,17 @@ class Loop:
             elif self.epoch == 1 and self._factor is not None:
                 self._limits[i] = self._factor * (1 + abs(loss))
         return ended
+
+    def _validate(self, found: Sequence[dict[str, float]], places: Sequence[int]) -> list[Epoch]:
+        """Add what the validation rows give to the metrics of the runs at these places; return what ends by it."""
+        if self._data.val is None or not places:
+            return []
+        validated = self._sound(self._validated)
+        if self._broken:
+            return self._diverged(found)
+        for place in places:
+            found[place] |= validated[place]
+        return []
 
     def _validated(self) -> list[dict[str, float]]:
         """Measure the validation rows, with the weights and with their average."""

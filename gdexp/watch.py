@@ -37,6 +37,7 @@ class Watch:
         self.best, self.best_epoch = float("inf"), 0  # in the sense of smaller is better
         self.weights: list[Tensor] = []  # those of the best epoch
         self._reference, self._waited = float("inf"), 0
+        self._epoch: int | None = 0  # the last one seen; None: unknown, of an old checkpoint
 
     def see(self, epoch: int, metrics: Mapping[str, float], weights: "Sequence[Tensor]") -> str | None:
         """Take an epoch's metrics and weights; return why to stop, if there is a reason."""
@@ -47,7 +48,8 @@ class Watch:
         if loss < self.best or not self.weights:
             self.best, self.best_epoch = loss, epoch
             self.weights = [t.detach().clone() for t in weights]
-        self._waited += 1
+        self._waited += 1 if self._epoch is None else epoch - self._epoch  # more where not every epoch is validated
+        self._epoch = epoch
         if loss < self._reference - self.min_delta:
             self._reference, self._waited = loss, 0
         if self.target is not None and loss <= (self.target if self.mode == "min" else -self.target):
@@ -63,10 +65,10 @@ class Watch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        vars(self).update({k: state[k] for k in _SEEN})
+        vars(self).update({k: state.get(k) for k in _SEEN})
 
 
-_SEEN = ("best", "best_epoch", "weights", "_reference", "_waited")
+_SEEN = ("best", "best_epoch", "weights", "_reference", "_waited", "_epoch")
 
 
 def better(name: str) -> str:

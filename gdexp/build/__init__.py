@@ -27,7 +27,14 @@ SMALL_WORK = 1e6  # parameters × rows a step, below which one CPU thread is qui
 _LONGEST_POINT = 1000  # numbers in the largest model whose path is kept
 
 # trainer keys that a learner of the user's own doesn't know, and what leaves them alone
-_OF_ONE_RUN = {"accumulate": 1, "clip_norm": None, "clip_value": None, "autocast": None, "compile": False}
+_OF_ONE_RUN = {
+    "accumulate": 1,
+    "clip_norm": None,
+    "clip_value": None,
+    "autocast": None,
+    "compile": False,
+    "validate_with_gradients": "auto",
+}
 
 
 class Parts(NamedTuple):
@@ -87,7 +94,15 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
         assert model is not None  # make_model refused
         step = updates.make_step(optimizer, trainer, device)
         autocast = trainer["autocast"] and getattr(torch, trainer["autocast"])
-        learner = OneRun(model, loss, step, accuracy=accuracy, autocast=autocast, compiled=trainer["compile"])
+        learner = OneRun(
+            model,
+            loss,
+            step,
+            accuracy=accuracy,
+            autocast=autocast,
+            compiled=trainer["compile"],
+            validated_with_gradients=trainer["validate_with_gradients"] is True,
+        )
     else:
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "device": device, "dtype": dtype}
         learner = _own_learner(config, parts)

@@ -59,7 +59,18 @@ def prepare_loaders(data: TensorData, trainer: Mapping[str, Any], device: torch.
         if isinstance(part, Loader):
             if part.given is not None and trainer["batch_size"] is not None:
                 raise Refusal("`trainer.batch_size` must be null: the data brings a DataLoader with its own batch size")
-            part.prepare(trainer["batch_size"], trainer["workers"], device.type == "cuda")
+            if part.given is not None and trainer["drop_last"]:
+                raise Refusal("`trainer.drop_last` must be false: the data brings a DataLoader, which has its own")
+            whole = trainer["drop_last"] and part is data.train
+            part.prepare(trainer["batch_size"], trainer["workers"], device.type == "cuda", whole)
+
+
+def _batches(total: int, trainer: Mapping[str, Any]) -> int:
+    """Return how many batches an epoch has."""
+    size = trainer["batch_size"] or total
+    if trainer["drop_last"] and size > total:
+        raise Refusal(f"`trainer.drop_last`: {total} rows are less than one batch (trainer.batch_size={size})")
+    return total // size if trainer["drop_last"] else -(-total // size)
 
 
 def length(data: TensorData, trainer: Mapping[str, Any], interval: str) -> int | None:
@@ -69,7 +80,7 @@ def length(data: TensorData, trainer: Mapping[str, Any], interval: str) -> int |
     if isinstance(data.train, Loader) and data.train.given is not None:
         batches = None if total is None else len(data.train.given)
     else:
-        batches = None if total is None else -(-total // (trainer["batch_size"] or total))
+        batches = None if total is None else _batches(total, trainer)
     if batches is None:
         return epochs if interval == "epoch" else most
     steps = -(-batches // trainer["accumulate"])

@@ -61,6 +61,8 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     assert isinstance(first.learner, OneRun)
     if first.learner.step.needs_closure:
         raise Apart(f"{type(first.learner.step.optimizer).__name__} evaluates the loss by itself")
+    if first.learner.validated_with_gradients:
+        raise Apart("gradients in validation")
     sweep, trainer = first.config["sweep"], first.config["trainer"]
     parameters = sum(p.numel() for p in first.model.parameters())
     if not parameters:

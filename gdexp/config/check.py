@@ -64,11 +64,14 @@ RULES: dict[str, tuple[str, Any]] = {
     "scheduler.warmup_start_factor": _number("in (0, 1]", lambda v: 0 < v <= 1),
     "trainer.epochs": _whole(1),
     "trainer.batch_size": _or_null(_whole(1)),
+    "trainer.drop_last": _BOOLEAN,
     "trainer.accumulate": _whole(1),
     "trainer.max_steps": _or_null(_whole(1)),
     "trainer.max_seconds": _or_null(_number("above 0", lambda v: v > 0)),
     "trainer.clip_norm": _or_null(_number("above 0", lambda v: v > 0)),
     "trainer.clip_value": _or_null(_number("above 0", lambda v: v > 0)),
+    "trainer.validate_every": _whole(1),
+    "trainer.validate_with_gradients": _or_auto(_BOOLEAN),
     "trainer.monitor": _or_null(_TEXT),
     "trainer.monitor_mode": _among("auto", "min", "max"),
     "trainer.patience": _or_null(_whole(1)),
@@ -126,7 +129,13 @@ OWN: dict[str, dict[str, Any]] = {
 _OF_GROUP = {g: [k.partition(".")[2] for k in RULES if k.startswith(f"{g}.")] for g in _NODES}
 
 # keys that records of older versions lack, with the values that mean what was done before there were such keys
-BEFORE: dict[str, Any] = {"trainer.checkpoint_every": None, "trainer.checkpoint_minutes": None}
+BEFORE: dict[str, Any] = {
+    "trainer.checkpoint_every": None,
+    "trainer.checkpoint_minutes": None,
+    "trainer.drop_last": False,
+    "trainer.validate_every": 1,
+    "trainer.validate_with_gradients": "auto",
+}
 
 # of an optimizer's hyperparameters, beyond "finite and not negative"
 RANGES = {

@@ -23,13 +23,15 @@ class Batches:
     Args:
         split: a nest of tensors, or a Loader, which has its own batch size.
         size: rows a batch; None: all.
+        whole: leave out a last batch that is smaller; a Loader decides that itself.
     """
 
-    def __init__(self, split: Any, size: int | None) -> None:
+    def __init__(self, split: Any, size: int | None, whole: bool = False) -> None:
         self._split = split
         if not isinstance(split, Loader):
             self._total = rows(split)
             self._size = min(size or self._total, self._total)
+            self._end = self._total - self._total % self._size if whole else self._total
 
     def __call__(self, seed: int | Sequence[int] | None, epoch: int = 0) -> Iterator[tuple[int, Any]]:
         """Yield (rows, batch) of an epoch; with one batch, or without a seed, the rows keep their order.
@@ -43,7 +45,7 @@ class Batches:
         else:
             leaves, form = tree_flatten(self._split)
             if seed is None:
-                for start in range(0, self._total, self._size):
+                for start in range(0, self._end, self._size):
                     parts = [t[start : start + self._size] for t in leaves]
                     yield len(parts[0]), tree_unflatten(parts, form)
                 return
@@ -51,14 +53,14 @@ class Batches:
                 yield from self._of_each(seed, epoch, leaves, form)
                 return
             order = batch_order(self._total, seed, epoch).to(leaves[0].device, non_blocking=True)
-            for index in order.split(self._size):
+            for index in order[: self._end].split(self._size):
                 yield len(index), tree_unflatten([t.index_select(0, index) for t in leaves], form)
 
     def _of_each(self, seeds: Sequence[int], epoch: int, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
         """Yield batches of (runs, rows, …), in each run's order."""
         orders = {seed: batch_order(self._total, seed, epoch) for seed in set(seeds)}
         order = torch.stack([orders[seed] for seed in seeds]).to(leaves[0].device)  # (runs, rows)
-        for index in order.split(self._size, dim=1):
+        for index in order[:, : self._end].split(self._size, dim=1):
             parts = [t.index_select(0, index.flatten()).reshape(*index.shape, *t.shape[1:]) for t in leaves]
             yield index.shape[1], OfEach(tree_unflatten(parts, form))
 

@@ -50,7 +50,7 @@ class Loader:
         new._changes = [*self._changes, change]
         return new
 
-    def prepare(self, batch_size: int | None, workers: int, pin_memory: bool) -> None:
+    def prepare(self, batch_size: int | None, workers: int, pin_memory: bool, drop_last: bool = False) -> None:
         """Make the DataLoader, once.
 
         Workers are seeded by torch from the generator, and they seed `random` and numpy in turn,
@@ -66,6 +66,7 @@ class Loader:
             self.dataset,
             batch_size=batch_size or total,
             sampler=self._order,
+            drop_last=drop_last,
             num_workers=workers,
             pin_memory=pin_memory,
             worker_init_fn=_seed_worker,
