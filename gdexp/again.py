@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gdexp.config import compose, targets
+from gdexp.config import compose, targets, trust
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -57,7 +57,7 @@ def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Record
     source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
     config = check(compose.resolved(source))
     with targets.local_modules():
-        targets.check_trusted(config)
+        trust.check_trusted(config)
         check_targets(config)
     options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
     return run, compose.Job(config, source, options, run.name, None)

@@ -49,9 +49,11 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     Raises:
         ValueError: with the line that the command prints. An error in the user's own code ends a single run so, too.
     """
+    from gdexp.config import targets
     from gdexp.config.compose import compose
 
     with _ONE_AT_A_TIME, _host_as_it_was():
+        targets.forget_changed()
         found = train(compose(list(overrides), multirun), overrides)
     from gdexp.tracking.frame import frame, row
 

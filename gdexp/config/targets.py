@@ -1,13 +1,12 @@
 """The object that a `_target_` names, found, checked against its signature and built.
 
-What may be built from a *record* (somebody else's config.yaml) is narrower: see `trusted`.
+What may be built from a *record* (somebody else's config.yaml) is narrower: see `trust`.
 """
 
 import functools
 import importlib
 import inspect
 import os
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,6 @@ from typing import Any
 from gdexp.config import sources
 from gdexp.config.refusal import Refusal, nearest
 
-_NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\[|^metrics\[")  # keys whose values are imported
-
 # filled in for a constructor that has them, where the config leaves them out or null
 SUPPLIED = {
     "model": ("in_features", "in_shape", "out_features"),
@@ -29,24 +26,50 @@ SUPPLIED = {
 }
 
 
+_imported: dict[str, tuple[Path, bytes]] = {}  # file and text of the local modules that were imported here
+
+
 @contextmanager
 def local_modules() -> Iterator[None]:
     """Make modules of the current directory and of experiments/ importable, last in line."""
     folders = [str(Path.cwd()), str(Path.cwd() / sources.STUDIES), str(sources.studies_dir())]
+    before = set(sys.modules)
     sys.path.extend(folders)
     try:
         yield
     finally:
+        for name in set(sys.modules) - before:
+            file = Path(getattr(sys.modules[name], "__file__", None) or "")
+            if any(str(file).startswith(f"{folder}{os.sep}") for folder in folders):
+                _imported[name] = file, _text(file)
         for folder in reversed(folders):  # remove ours, the last of its name, and leave the host's
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
 
 
-def resolve(key: str, name: object) -> Callable[..., Any]:
+def forget_changed() -> None:
+    """Let local modules be imported anew if one of them has changed, or the current directory has another of its name.
+
+    They go together: a module may hold what it took from another. What the host imported itself stays.
+    """
+    changed = any(_text(file) != text for file, text in _imported.values())
+    here = Path.cwd(), sources.studies_dir()
+    moved = any(not any(file.is_relative_to(folder) for folder in here) for file, _ in _imported.values())
+    if changed or moved:
+        for name in _imported:
+            sys.modules.pop(name, None)
+        _imported.clear()
+
+
+def resolve(key: str, name: object, through: Callable[[str, Any], bool] | None = None) -> Any:
     """Import the object of a dotted name.
 
     Args:
         key: where the name stands, as `model._target_`.
         name: as `torch.nn.Linear` or `my_net.MyNet`.
+        through: says of each object before the last, and its name, whether the way may lead through it.
+
+    Returns:
+        a callable; None where the way may not lead there.
 
     Raises:
         Refusal: no such module or attribute. An error inside the module is not caught.
@@ -58,6 +81,8 @@ def resolve(key: str, name: object) -> Callable[..., Any]:
     parts = name.split(".")
     found: Any = _module(key, parts[0], name)
     for i, part in enumerate(parts[1:], start=2):
+        if through is not None and not through(".".join(parts[: i - 1]), found):
+            return None
         if not hasattr(found, part) and isinstance(found, ModuleType):
             submodule = _import(".".join(parts[:i]))
             if submodule is None:
@@ -72,29 +97,21 @@ def resolve(key: str, name: object) -> Callable[..., Any]:
     return found
 
 
-def build(
-    key: str, node: Mapping[str, Any], *first: object, trust: Callable[[Any], bool] | None = None, **extra: object
-) -> Any:
+def build(key: str, node: Mapping[str, Any], *first: object, **extra: object) -> Any:
     """Call the target of a config node with the node's other keys.
 
     Args:
         key: where the node stands, as `model`.
         node: plain containers; an inner mapping with a `_target_` is built first.
         first: arguments by position.
-        trust: asked about each resolved object; None: anything goes.
         extra: further arguments, which override the node's.
 
     Raises:
         Refusal: torch or gdexp turned an argument down. Errors in the user's own code pass.
     """
     target = resolve(f"{key}._target_", node["_target_"])
-    if trust and not trust(target):
-        raise Refusal(
-            f"`{key}._target_`: {node['_target_']} is not built from a record unless you allow it: "
-            f"GDEXP_ALLOW={node['_target_']}"
-        )
     known = parameters(target)
-    given = {k: _inner(f"{key}.{k}", v, trust) for k, v in node.items() if k != "_target_"}
+    given = {k: _inner(f"{key}.{k}", v) for k, v in node.items() if k != "_target_"}
     given = {k: _tensor(v) if k in known and _is_tensor(known[k].annotation) else v for k, v in given.items()}
     try:
         return target(*first, **given, **extra)
@@ -168,49 +185,13 @@ def accepts(hint: Any, value: object) -> bool:
     return not _is_tensor(hint) or _is_numbers(value)
 
 
-def trusted(target: Any) -> bool:
-    """Say whether an object may be built from a record that anybody may have written.
-
-    A name's prefix proves nothing (`torch.os.system` resolves), so the object itself is looked at.
-    """
-    from torch import nn
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-    from torch.utils.data import Dataset
-
-    module = getattr(target, "__module__", None) or ""
-    name = f"{module}.{getattr(target, '__qualname__', '')}"
-    if name in os.environ.get("GDEXP_ALLOW", "").replace(",", " ").split():
-        return True
-    if isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler, Dataset)):
-        return True
-    if module == "torch.nn.functional" or module.startswith(("gdexp.data.", "gdexp.models", "gdexp.objectives")):
-        return inspect.isfunction(target)
-    home = getattr(sys.modules.get(module), "__file__", None)
-    folders = [Path.cwd().resolve(), sources.studies_dir().resolve()]
-    installed = any(part in ("site-packages", "dist-packages") for part in Path(home or "").parts)
-    return bool(home) and not installed and any(Path(str(home)).resolve().is_relative_to(f) for f in folders)
-
-
-def check_trusted(node: Any, key: str = "") -> None:
-    """Refuse a recorded config that names what may not be built from a record, wherever it stands in it."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            check_trusted(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            check_trusted(value, f"{key}[{i}]")
-    elif isinstance(node, str) and "." in node and _NAMES.search(key) and not trusted(resolve(key, node)):
-        raise Refusal(f"`{key}`: {node} is not built from a record unless you allow it: GDEXP_ALLOW={node}")
-
-
-def _inner(key: str, value: Any, trust: Callable[[Any], bool] | None) -> Any:
+def _inner(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return build(key, value, trust=trust)
-        return {k: _inner(f"{key}.{k}", v, trust) for k, v in value.items()}
+            return build(key, value)
+        return {k: _inner(f"{key}.{k}", v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_inner(f"{key}[{i}]", v, trust) for i, v in enumerate(value)]
+        return [_inner(f"{key}[{i}]", v) for i, v in enumerate(value)]
     return value
 
 
@@ -232,6 +213,13 @@ def _tensor(value: Any) -> Any:
     import torch
 
     return torch.tensor(value, dtype=torch.get_default_dtype()) if _is_numbers(value) else value
+
+
+def _text(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def _module(key: str, name: str, whole: str) -> ModuleType:

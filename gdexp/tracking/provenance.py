@@ -6,7 +6,6 @@ import platform
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from getpass import getuser
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import gdexp
+from gdexp.config import trust
 from gdexp.config.written import is_secret, recorded
 from gdexp.tracking.store import mlflow_version
 
@@ -174,7 +174,7 @@ def _code(names: Collection[str]) -> Iterator[tuple[str, str]]:
         seen.add(name)
         module = sys.modules[name]
         file = getattr(module, "__file__", None)
-        if not file or not _is_users(Path(file)):
+        if not file or trust.is_installed(Path(file)):
             continue
         try:
             yield f"{name.replace('.', '/')}.py", Path(file).read_text(encoding="utf-8")
@@ -184,15 +184,6 @@ def _code(names: Collection[str]) -> Iterator[tuple[str, str]]:
             v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
         )
         waiting += [n for n in used if isinstance(n, str)]
-
-
-def _is_users(file: Path) -> bool:
-    """Say whether a module is neither installed, nor Python's, nor gdexp's."""
-    place = file.resolve()
-    if "site-packages" in place.parts or "dist-packages" in place.parts:
-        return False
-    others = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
-    return not any(place.is_relative_to(other.resolve()) for other in others)
 
 
 def _user() -> str:

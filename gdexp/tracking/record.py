@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from gdexp.config import targets
+from gdexp.config import targets, trust
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.reader import client
 from gdexp.tracking.store import store_uri
@@ -54,11 +54,13 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
 def _built(config: Mapping[str, Any]) -> Any:
     """Build the model of a record, or the user's own learner around it."""
     learner, model = config.get("learner") or {}, None
+    targets.forget_changed()
+    trust.check_trusted({"model": config["model"], "learner": learner})
     if config["model"]["_target_"] is not None:
-        model = targets.build("model", config["model"], trust=targets.trusted)
+        model = targets.build("model", config["model"])
     if learner.get("_target_") is None:
         return model
     takes = targets.parameters(targets.resolve("learner._target_", learner["_target_"]))
     parts = {"model": model, "loss": None, "optimizer": None, "device": torch.device("cpu"), "dtype": torch.float32}
     parts = {k: v for k, v in parts.items() if k in takes and k not in learner}
-    return targets.build("learner", learner, trust=targets.trusted, **parts)
+    return targets.build("learner", learner, **parts)

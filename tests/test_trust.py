@@ -1,0 +1,100 @@
+"""Of a record that anybody may have written nothing foreign is built, and nothing is imported to find that out."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import gdexp
+from gdexp.rerun import rerun
+
+EVIL = "import pathlib\npathlib.Path('harmed').touch()\ndef f(**_): pathlib.Path('harmed').touch()\n"
+NET = "import os, torch\nfrom torch import nn\nclass Net(nn.Linear):\n    def __init__(self): super().__init__(1, 1)\n"
+
+
+@pytest.fixture
+def record(stocked):
+    """Train a run, and return what writes a name into its record."""
+    [run_id] = gdexp.launch(["trainer.epochs=1"]).run_id
+    [config] = stocked.glob(f"mlruns/*/{run_id}/artifacts/config.yaml")
+    text = config.read_text()
+
+    def write(name, place="model"):
+        lines = text.splitlines()
+        at = lines.index(f"{place}:") + 1
+        lines[at] = f"  _target_: {name}"
+        config.write_text("\n".join(lines))
+        return run_id
+
+    write.folder = config.parent
+    return write
+
+
+def refused(record, name):
+    before = set(sys.modules)
+    run_id = record(name)
+    for use in (gdexp.load, lambda run_id: rerun([run_id])):
+        with pytest.raises(ValueError, match="not built from a record unless you allow it"):
+            use(run_id)
+    assert not Path("harmed").exists()
+    return {m.partition(".")[0] for m in set(sys.modules) - before}
+
+
+@pytest.mark.parametrize("name", ["antigravity.x", "this.s", "turtle.done", "lib2to3.main.main", "subprocess.Popen"])
+def test_no_other_module_is_imported(record, name):
+    assert name.partition(".")[0] not in refused(record, name)
+
+
+THROUGH = [
+    *("my_net.os.system", "my_net.torch.hub.load", "my_net.Net.__init__.__globals__.get", "my_net.nn.Linear"),
+    *("torch.nn.functional.torch.os.system", "torch.os.system", "torch.nn.functional.importlib.import_module"),
+    *("torch.utils.data.datapipes.iter.FileOpener", "torch.utils.data.DataLoader", "torch.nn.utils.clip_grad_norm_"),
+    *("gdexp.data.bundled.np.load", "gdexp.data.bundled._read", "gdexp.tracking.attach.attach", "gdexp.launch"),
+]
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_no_name_leads_through_another_module(record, name):
+    Path("my_net.py").write_text(NET)
+    refused(record, name)
+
+
+def test_code_among_artifacts_is_nobodys(record, stocked):
+    code = record.folder / "code"
+    code.mkdir()
+    (code / "evil.py").write_text(EVIL)
+    Path("linked.py").symlink_to(code / "evil.py")
+    Path("linked").symlink_to(code)
+    other = Path("stuff") / ("a" * 32) / "artifacts"
+    other.mkdir(parents=True)
+    (other / "evil.py").write_text(EVIL)
+    Path("mlruns/evil.py").write_text(EVIL)
+    for name in ("linked.f", "linked.evil.f", f"stuff.{'a' * 32}.artifacts.evil.f", "mlruns.evil.f"):
+        refused(record, name)
+
+
+def test_code_that_is_installed_or_hidden_is_foreign(record, monkeypatch):
+    for folder in ("env/mine", ".hidden", "python", "site-packages/installed"):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "evil.py").write_text(EVIL)
+    Path("env/pyvenv.cfg").touch()
+    Path("linked").symlink_to(".hidden")
+    monkeypatch.setattr(sys, "base_prefix", str(Path("python").absolute()))
+    monkeypatch.syspath_prepend(str(Path("site-packages").absolute()))
+    for name in ("env.mine.evil.f", "linked.evil.f", "python.evil.f", "installed.evil.f"):
+        refused(record, name)
+
+
+@pytest.mark.parametrize("place", ["my_net.py", "experiments/my_net.py", "my_net/__init__.py", "my_net/inner.py"])
+def test_the_users_own_file_is_built(record, place):
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_text(NET)
+    name = "my_net.inner.Net" if "inner" in place else "my_net.Net"
+    [run_id] = gdexp.launch(["model=custom", f"model._target_={name}", "trainer.epochs=1"]).run_id
+    assert type(gdexp.load(run_id)).__name__ == "Net"
+
+
+def test_what_is_allowed_is_built(record, monkeypatch):
+    monkeypatch.setenv("GDEXP_ALLOW", "torch.nn.Identity, collections.OrderedDict")
+    with pytest.raises(ValueError, match="no torch.nn.Module|OrderedDict"):
+        gdexp.load(record("collections.OrderedDict"))
