@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ class Checkpoints:
     Args:
         folder: made when there is something to keep.
         run_id: of the run, which a checkpoint says it is of.
-        before: called before a checkpoint is written: what it leaves behind must be in the record by then.
+        before: called before a checkpoint is written, for what it leaves behind must be in the record by then;
+            returns what could not be brought there, and then no checkpoint is written.
     """
 
-    def __init__(self, folder: Path, run_id: str, before: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, folder: Path, run_id: str, before: Callable[[], Sequence[str]] = list) -> None:
         self._folder, self._run_id, self._before = folder, run_id, before
         self._waiting: list[tuple[int, dict[str, Any], bool]] = []  # at most one
         self._wake = threading.Condition()
@@ -103,7 +104,8 @@ class Checkpoints:
                 step, state, best = self._waiting.pop()
             began = time.monotonic()
             try:
-                self._before()
+                if missing := self._before():
+                    raise OSError(f"the record lacks {', '.join(missing)}")
                 self._write(step, state, best)
             except Exception as error:  # training goes on
                 if self._trouble is None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.terminal import SweepProgress, report, say
 from gdexp.tracking.frame import Result
@@ -10,6 +11,7 @@ from gdexp.tracking.frame import Result
 if TYPE_CHECKING:
     from gdexp.build import Parts
     from gdexp.config.compose import Job
+    from gdexp.session import End
     from gdexp.tracking import Description, Record
     from gdexp.tracking.provenance import Provenance
 
@@ -43,6 +45,7 @@ def execute(
         apart = list(jobs)
         if progress is not None and len(jobs) > 1:
             for members, parts in _programs(jobs, progress, runs or len(jobs)):
+                stop.obey()
                 try:
                     yield from _train(members, parts, provenance, progress)
                 except _Repeat as reason:
@@ -51,6 +54,7 @@ def execute(
                 done = {job.number for job in members}
                 apart = [job for job in apart if job.number not in done]
         for job in apart:
+            stop.obey()
             yield from _execute_one(job, provenance, progress)
 
 
@@ -101,12 +105,13 @@ def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "P
     from gdexp import tracking
 
     runs, _ = described([job], [config], "plain", provenance)
-    record = tracking.start(config["tracking"], runs, study=job.options.get("experiments"))
-    try:
-        with record:
-            raise error
-    except Exception as raised:
-        return _lost(runs[0], record, raised)
+    with stop.held():
+        record = tracking.start(config["tracking"], runs, study=job.options.get("experiments"))
+        try:
+            with record:
+                raise error
+        except Exception as raised:
+            return _lost(runs[0], record, raised)
 
 
 def _lost(run: "Description", record: "Record", error: Exception, place: int = 0) -> Result:
@@ -117,9 +122,7 @@ def _train(
     jobs: Sequence["Job"], parts: "Parts", provenance: "Provenance", progress: "SweepProgress | None"
 ) -> Iterator[Ended]:
     """Train and record one run, or several as one."""
-    from gdexp import tracking
     from gdexp.config.check import filled
-    from gdexp.session import Session
 
     config = parts.config
     how = "plain" if len(jobs) == 1 else f"stack chunk={len(jobs)} threads={parts.threads}"
@@ -127,21 +130,10 @@ def _train(
     configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
     runs, source = described(jobs, configs, how, provenance, parts.identity.sha256)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
-    record = tracking.start(config["tracking"], runs, study=study, data=data)
-    try:
-        with record:
-            try:
-                ends = Session(parts, record, progress).train()
-            except Exception as error:
-                if len(jobs) == 1:
-                    raise
-                record.withdraw()
-                raise _Repeat(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
-    except _Repeat:
-        raise
-    except Exception as error:  # of the user's own code, or of the record
+    record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data)
+    if error is not None:
         if progress is None and isinstance(error, Refusal):
-            raise
+            raise error
         yield from ((job, _lost(runs[i], record, error, i)) for i, job in enumerate(jobs))
         return
     if progress is None:
@@ -152,6 +144,36 @@ def _train(
         about = record.run_ids[run], name, record.statuses[run], end.outcome, params, last, record.uri
         name_of, value = end.objective or (None, None)
         yield job, Result(*about, stacked=len(jobs) > 1, sweep=job.sweep, objective_name=name_of, objective=value)
+
+
+def _recorded(
+    parts: "Parts", progress: "SweepProgress | None", **begun: Any
+) -> "tuple[Record, list[End], Exception | None]":
+    """Train; return the record, closed, what became of each run, and what ended them if that was an error.
+
+    Raises:
+        _Repeat: several runs that can't be trained as one program.
+    """
+    from gdexp import tracking
+    from gdexp.session import Session
+
+    ends: list[End] = []
+    with stop.watched():
+        record = tracking.start(parts.config["tracking"], **begun)
+        try:
+            with record:
+                try:
+                    ends = Session(parts, record, progress).train()
+                except Exception as error:
+                    if len(parts.runs) == 1:
+                        raise
+                    record.withdraw()
+                    raise _Repeat(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+        except _Repeat:
+            raise
+        except Exception as error:  # of the user's own code, or of the record
+            return record, ends, error
+    return record, ends, None
 
 
 def described(

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from gdexp import stop
 from gdexp.again import differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
@@ -83,7 +84,8 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
             print(f"The run was trained in a stack, which can't be had now: {reason}")
     runs, source = described([job], [parts.config], how, provenance)
     data = parts.identity._replace(source=source)
-    with tracking.start(job.config["tracking"] | {"experiment": run.experiment}, runs, data=data) as record:
+    config = job.config["tracking"] | {"experiment": run.experiment}
+    with stop.watched(), tracking.start(config, runs, data=data) as record:
         ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
     say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
     return str(record.run_ids[0]), parts.identity.sha256
@@ -115,7 +117,7 @@ class _First:
     def keep(self, weights: Any) -> None:
         self._record.keep(weights)
 
-    def flush(self) -> object:
+    def flush(self) -> Sequence[str]:
         return self._record.flush()
 
     def withdraw(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gdexp import stop
 from gdexp.again import differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
@@ -46,7 +47,7 @@ def resume(words: Sequence[str]) -> None:
         earlier = run.tags.get("gdexp.resumed", "").split()
         typed = " ".join([*earlier, *(word for word in words[1:] if not word.startswith("tracking"))])
         tags = {"gdexp.resumed": typed} if typed else {}
-        with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
+        with stop.watched(), tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
             state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
             since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
             say(f"Run {run.name} goes on {since}")

@@ -52,7 +52,8 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     from gdexp.config import targets
     from gdexp.config.compose import compose
 
-    with _ONE_AT_A_TIME, _host_as_it_was():
+    interruptions = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
+    with _ONE_AT_A_TIME, _host_as_it_was(), stop.handled(interruptions):
         targets.forget_changed()
         found = train(compose(list(overrides), multirun), overrides)
     from gdexp.tracking.frame import frame, row
@@ -100,12 +101,12 @@ def as_command(do: "Callable[[list[str]], Sequence[Exception] | None]") -> None:
     """
     gc.disable()  # a collection while importing torch finds nothing to free and takes half a second
     sys.path.append(str(Path.cwd()))
-    _on_signals(_interrupt)
     try:
-        failures = do(sys.argv[1:])
+        with stop.handled():
+            failures = do(sys.argv[1:])
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        print("interrupted", file=sys.stderr)
+        print(" ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(128 + number)
     except Refusal as error:
         print(f"gdexp: {error}", file=sys.stderr)
@@ -195,21 +196,6 @@ def prepare_process() -> None:
     spare_dynamo()
     gc.freeze()
     gc.enable()
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Stop at the first signal; a second one must not cut the record that is being finished."""
-    _on_signals(signal.SIG_IGN)
-    if number == signal.SIGTERM and stop.watched:  # a checkpoint is written first
-        stop.requested = number
-        return
-    raise KeyboardInterrupt(number)
-
-
-def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, handler)
 
 
 class _Failures(list[Exception]):

@@ -12,7 +12,7 @@ import torch
 from gdexp import stop
 from gdexp.build.state import can_be_kept, restore, state_of
 from gdexp.checkpoint import Checkpoints
-from gdexp.terminal import Progress, SweepProgress
+from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.train import Epoch, Loop, evaluate
 from gdexp.watch import better
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from gdexp.build import Parts
     from gdexp.tracking import Record
+
+_ENDS = ("epochs", "max_steps", "max_seconds", "patience", "target")
 
 
 class End(NamedTuple):
@@ -45,6 +47,7 @@ class Session:
         self._first: dict[int, dict[str, float]] = {}  # metrics of each run's first epoch
         self._best: dict[int, float] = {}  # each run's best objective
         self._paths = [_Path() for _ in parts.runs] if parts.trajectory else []
+        self._ended: Epoch | None = None  # the last epoch of a single run
         record.keep(lambda run: self._of_run(run, parts.learner.weights()))
 
     def train(self, state: Mapping[str, Any] | None = None) -> list[End]:
@@ -65,23 +68,37 @@ class Session:
                 for run, path in enumerate(self._paths):
                     path.add(self._of_run(run, parts.learner.weights()))
             with self._keeper:
-                for epochs in loop:
+                if self._ended is not None:  # all was trained, but the record wasn't closed
+                    ends[0] = self._finish(self._ended, self._tested().get(0, {}))
+                for epochs in loop if not ends else ():
                     tested = self._tested() if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
                         self._note(epoch)
                         if epoch.last:
+                            self._ended = epoch
                             ends[epoch.run] = self._finish(epoch, tested.get(epoch.run, {}))
                     progress.epochs(epochs, parts.config["trainer"]["epochs"])
                     self._keeper.after_epoch(epochs[0])
+                    if len(ends) < len(parts.runs):
+                        stop.obey()
         return [ends[run] for run in sorted(ends)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered of the epochs so far."""
-        return {"first": self._first, "best": self._best, "paths": [path.rows() for path in self._paths]}
+        ended = self._ended and {**self._ended._asdict(), "ends": self._limits()}
+        paths = [path.rows() for path in self._paths]
+        return {"first": self._first, "best": self._best, "paths": paths, "ended": ended}
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._first, self._best = dict(state["first"]), dict(state["best"])
         self._paths = [_Path(rows) for rows in state["paths"]]
+        ended = dict(state.get("ended") or {})
+        if ended and ended.pop("ends") == self._limits():  # else the run is to be longer now
+            self._ended = Epoch(**ended)
+
+    def _limits(self) -> dict[str, Any]:
+        """Return what decides when a run ends."""
+        return {k: self._parts.config["trainer"].get(k) for k in _ENDS}
 
     def _note(self, epoch: Epoch) -> None:
         """Record an epoch of a run."""
@@ -188,7 +205,7 @@ class _Keeper:
 
     def __init__(self, session: Session, parts: "Parts", loop: Loop, record: "Record") -> None:
         trainer = parts.config["trainer"]
-        self._session, self._parts, self._loop = session, parts, loop
+        self._session, self._parts, self._loop, self._record = session, parts, loop, record
         self._every = trainer["checkpoint_every"]
         self._seconds = None if trainer["checkpoint_minutes"] is None else 60 * trainer["checkpoint_minutes"]
         folder, run_id = record.folders[0] if record.folders else None, record.run_ids[0]
@@ -200,19 +217,20 @@ class _Keeper:
         self._keeps = False  # whether there is a checkpoint yet
 
     def __enter__(self) -> "_Keeper":
-        stop.watched = self._files is not None
         return self
 
-    def __exit__(self, *_: object) -> None:
-        stop.watched = False
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._files is not None:
             self._files.close()
+        if isinstance(error, KeyboardInterrupt):
+            goes_on = resume_line(self._record) if self._files is not None else ""
+            error.add_note(f"after epoch {self._loop.epoch}{goes_on}")
 
     def after_step(self) -> None:
         """Keep the state if it is time, or before the process ends on request."""
-        if self._files is not None and (stop.requested or time.monotonic() >= self._due):
+        if self._files is not None and (stop.requested is not None or time.monotonic() >= self._due):
             self._keep()
-            stop.obey()
+        stop.obey()
 
     def after_epoch(self, epoch: Epoch) -> None:
         """Keep the state if the epoch is one of every so many, and at the end if it was kept before.
@@ -222,9 +240,8 @@ class _Keeper:
         if self._files is None:
             return
         wanted = self._every is not None and epoch.epoch % self._every == 0 and not self._files.busy
-        if wanted or stop.requested or (epoch.last and (self._keeps or self._every is not None)):
+        if wanted or stop.requested is not None or (epoch.last and (self._keeps or self._every is not None)):
             self._keep()
-        stop.obey()
 
     def _keep(self) -> None:
         assert self._files is not None

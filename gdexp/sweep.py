@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gdexp import stop
 from gdexp.config.check import Sound, check, check_targets
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
@@ -77,6 +78,10 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
         if left := [pack for pack in left if pack.jobs]:
             (train or train_here)(left, provenance, found)
         interrupted = False
+    except KeyboardInterrupt as error:
+        if jobs[0].config["tracking"]["writer"] != "none":
+            error.__notes__ = ["(the same command goes on with what is missing)"]
+        raise
     finally:
         news = len(found) > len(done) or interrupted or same is None
         if news and jobs[0].config["tracking"]["writer"] != "none":
@@ -214,7 +219,8 @@ def _record(
     described = tracking.Description(name if len(name) <= 200 else f"{name[:199]}…", {}, tags, texts)
     config = jobs[0].config["tracking"]
     try:
-        with tracking.start(config, [described], study=jobs[0].options.get("experiments")) as record:
+        study = jobs[0].options.get("experiments")
+        with stop.held(), tracking.start(config, [described], study=study) as record:
             record.add(0, {k: float(v) for k, v in counts.items()})
             if interrupted:
                 raise _Interrupted

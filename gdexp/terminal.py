@@ -168,6 +168,13 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     return "\n".join(lines)
 
 
+def resume_line(record: "Record") -> str:
+    """Return how a run that was cut off goes on, "" for one that can't from where it is recorded."""
+    if not str(record.uri).startswith("sqlite:"):
+        return ""
+    return f"; to go on: python -m gdexp.resume {record.run_ids[0]}{_store_word(str(record.uri))}"
+
+
 def sweep_report(
     results: "Sequence[Result]",
     failed: int,
@@ -250,8 +257,12 @@ def _where(uri: str, run_id: str, sweep: str | None = None) -> str:
     there = view.address(uri, run_id, sweep)
     if uri.startswith("http"):
         return there
-    store = "" if uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}" else f" {shlex.quote(f'tracking.uri={uri}')}"
-    return f"python -m gdexp.ui{store}, then {there}"
+    return f"python -m gdexp.ui{_store_word(uri)}, then {there}"
+
+
+def _store_word(uri: str) -> str:
+    """Return the word of a command line that names a store, "" for the usual one."""
+    return "" if uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}" else f" {shlex.quote(f'tracking.uri={uri}')}"
 
 
 def _words(name: str) -> str:

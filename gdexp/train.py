@@ -220,6 +220,8 @@ class Loop:
         if not self._steps:
             self._weights.begin_epoch()
         scheduled = [s for _, i in _there(self._at) if (s := self._runs[i].schedule) is not None]
+        if self._steps and (self.steps == self._max_steps or self._is_late()):
+            return  # its state was taken after its last step
         batches = groups(self._batches(_seeds(self._runs, self._at), self.epoch + 1), self._accumulate)
         for n, parts in itertools.islice(batches, len(self._steps), None):
             measures = self._sound(self._learner.train_step, *parts)

@@ -66,8 +66,8 @@ class Record(Protocol):
     def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
         """Say what to save of a run should it be cut off: the live weights."""
 
-    def flush(self) -> object:
-        """Write what has come in."""
+    def flush(self) -> Sequence[str]:
+        """Write what has come in; return what could not be written."""
 
     def withdraw(self) -> None:
         """Take all runs back: they are begun again in another way."""

@@ -11,11 +11,13 @@ import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import uuid4
 
+from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings
 from gdexp.tracking.sqlite import DatasetRow, Number, Run, Tables
@@ -76,6 +78,7 @@ class Recorder:
         self.run_ids: list[str | None] = list(self._ids)
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
+        self._taken: list[tuple[int, Number]] = []  # out of these, on their way into the store
         self._ends: dict[int, _End] = {}  # of runs that have ended and aren't written yet
         self._over: set[int] = set()
         self._weights: Callable[[int], Mapping[str, Tensor]] | None = None
@@ -83,12 +86,23 @@ class Recorder:
         self._beat = time.monotonic()
         self._closing = threading.Event()
         self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
-        if again is None:
-            self._begin(begun, location)
-        else:
-            self._begin_again(begun[0].tags)
+        self._goes_on = again is not None
+        self._before: tuple[str, int] | None = None  # how the run had ended that goes on
+        self.folders: Sequence[Path] = []
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
-        self._thread.start()
+        with stop.held():
+            try:
+                if again is None:
+                    self._begin(begun, location)
+                else:
+                    self._begin_again(begun[0].tags)
+                self._thread.start()
+            except (sqlite3.Error, OSError) as error:
+                self._take_back()
+                raise Refusal(f"`tracking.uri`: {tables.path} can't be written: {error}") from error
+            except BaseException:
+                self._take_back()
+                raise
 
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Take the numbers of one epoch of a run; those that aren't finite are left out."""
@@ -114,13 +128,9 @@ class Recorder:
 
     def withdraw(self) -> None:
         """Take all runs back: they are begun again in another way."""
-        self._stop()
-        with self._tables.transaction():
-            for run_id in self._ids:
-                self._tables.remove_run(run_id)
-        self._tables.close()
-        for folder in self.folders:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+        with stop.held():
+            self._stop()
+            self._take_back()
 
     def __enter__(self) -> Self:
         return self
@@ -131,58 +141,82 @@ class Recorder:
         """Close the record; runs without an end are FAILED, or KILLED after an interruption."""
         if self._closing.is_set():  # withdrawn
             return
-        failed = isinstance(error, Exception)
-        texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed and error else {}
-        for run in set(range(len(self._ids))) - self._over:
-            weights: Mapping[str, Tensor] = self._weights(run) if self._weights else {}
-            self._end(run, "FAILED" if failed else "KILLED", {}, {**texts, **({WEIGHTS: weights} if weights else {})})
         try:
-            self._close()
+            with stop.held():
+                self._end_the_rest(error)
+                self._close()
         except Refusal as lost:
             if error is None:
                 raise
             print(f"gdexp: {lost}", file=sys.stderr)  # the error itself goes on
 
+    def _end_the_rest(self, error: BaseException | None) -> None:
+        """End the runs that haven't come to their end."""
+        failed = isinstance(error, Exception)
+        texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed and error else {}
+        for run in set(range(len(self._ids))) - self._over:
+            weights: Mapping[str, Tensor] = {}
+            with suppress(Exception):  # what went wrong may have left the learner without any
+                weights = self._weights(run) if self._weights else {}
+            self._end(run, "FAILED" if failed else "KILLED", {}, {**texts, **({WEIGHTS: weights} if weights else {})})
+
     def _begin(self, begun: Sequence[Begun], location: str) -> None:
+        """Write the first artifacts of the runs, then their rows, which say that all of it is there."""
         now = int(time.time() * 1000)
         own = endings.signature()
-        shared: dict[tuple[str, str], Path] = {}
-        self.folders: Sequence[Path] = []
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
-            for run_id, run in zip(self._ids, begun, strict=True):
-                uri = f"{where.rstrip('/')}/{run_id}/artifacts"
-                if (place := local_path(uri)) is None:
-                    raise ArtifactsElsewhere(uri)
-                self.folders.append(place)
+            uris = [f"{where.rstrip('/')}/{run_id}/artifacts" for run_id in self._ids]
+            places = [local_path(uri) for uri in uris]
+            if places[0] is None:
+                raise ArtifactsElsewhere(uris[0])
+        self.folders = [place for place in places if place is not None]
+        self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
+        shared: dict[tuple[str, str], Path] = {}
+        for folder, run in zip(self.folders, begun, strict=True):
+            _write_texts(folder, run.texts, shared)
+        with self._tables.transaction():
+            for run_id, run, uri in zip(self._ids, begun, uris, strict=True):
                 user = run.tags.get("mlflow.user", "unknown")
                 self._tables.add_run(Run(run_id, run.name, user, now, uri, experiment))
                 self._tables.add_tags(run_id, {**run.tags, **own})
                 self._tables.add_params(run_id, run.params)
             if begun[0].data is not None:
                 self._tables.add_dataset(self._ids, experiment, begun[0].data)
-        self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
-        for folder, run in zip(self.folders, begun, strict=True):
-            _write_texts(folder, run.texts, shared)
+
+    def _take_back(self) -> None:
+        """Leave the store as it was before the runs were begun, as far as it can be written."""
+        with suppress(sqlite3.Error), self._tables.transaction():
+            for run_id in self._ids:
+                if self._before is not None:
+                    self._tables.end(run_id, *self._before)
+                elif not self._goes_on:
+                    self._tables.remove_run(run_id)
+        self._tables.close()
+        if not self._goes_on:
+            for folder in self.folders:
+                shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _begin_again(self, tags: Mapping[str, str]) -> None:
         """Take up a run that was cut off; what is recorded of it stays."""
         run_id = self._ids[0]
         with self._tables.transaction():
-            [(uri, status)] = self._tables.select("SELECT artifact_uri, status FROM runs WHERE run_uuid=?", run_id)
+            sql = "SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?"
+            [(uri, status, end_time)] = self._tables.select(sql, run_id)
             if status == "RUNNING":
                 raise Refusal(f"run {run_id} is still running")
             if (place := local_path(uri)) is None:
                 raise ArtifactsElsewhere(uri)
+            self.folders = [place]
+            self._before = status, end_time
             self._tables.begin_again(run_id)
             self._tables.add_tags(run_id, {**tags, **endings.signature()})
             rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
         self._there = set(rows)
-        self.folders = [place]
 
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
-        self._over.add(run)
         self._ends[run] = _End(status, tags, files, int(time.time() * 1000))
+        self._over.add(run)
 
     def _keep_flushing(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
@@ -191,26 +225,29 @@ class Recorder:
     def flush(self) -> list[str]:
         """Write what has come in, and now and then a sign of life; return what could not be written."""
         with self._lock:
-            numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
-            ends = {run: self._ends.pop(run) for run in list(self._ends)}
+            for _ in range(len(self._numbers)):  # into the one before out of the other, so that nothing falls between
+                self._taken.append(self._numbers[0])
+                self._numbers.popleft()
+            ends = dict(self._ends)
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
-            if not numbers and not ends and not beat:
+            if not self._taken and not ends and not beat:
                 return []
             missing = self._write_files(ends)
+            whole = {run: end for run, end in ends.items() if run not in missing}
+            lacking = [what for files in missing.values() for what in files]
             try:
                 with self._tables.transaction():
-                    self._write_rows(numbers, {run: end for run, end in ends.items() if run not in missing}, beat)
-            except sqlite3.Error as error:
-                self._numbers.extendleft(reversed(numbers))
-                self._ends |= ends
+                    self._write_rows(self._taken, whole, beat)
+            except Exception as error:  # SQLite's, or a text or a number that it doesn't take
                 self._say(error)
-                lost = [f"{len(numbers)} numbers"] if numbers else []
-                return [what for files in missing.values() for what in files] + lost + ["how the run ended"]
-            self._ends |= {run: ends[run] for run in missing}
-            for run in ends.keys() - missing.keys():
-                self.statuses[run] = ends[run].status
+                lost = [f"{len(self._taken)} numbers"] if self._taken else []
+                return lacking + lost + (["how the run ended"] if ends else [])
+            self._taken.clear()
+            for run, end in whole.items():
+                self.statuses[run] = end.status
+                del self._ends[run]
             self._beat = time.monotonic() if beat else self._beat
-            return [what for files in missing.values() for what in files]
+            return lacking
 
     def _write_files(self, ends: Mapping[int, _End]) -> dict[int, list[str]]:
         """Write the artifacts of runs that have ended; return those that could not be, by run."""
@@ -245,13 +282,16 @@ class Recorder:
 
     def _stop(self) -> None:
         self._closing.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _close(self) -> None:
         self._stop()
-        missing = self.flush()
-        self._tables.close()
-        fold_in(self._tables.path)
+        try:
+            missing = self.flush() and self.flush()  # what failed once may work now
+        finally:
+            self._tables.close()
+            fold_in(self._tables.path)
         if missing:
             lost = [f"{self.names[run]} ({self.run_ids[run]})" for run in self._ends]
             which = f"run {lost[0]}" if len(lost) == 1 else f"{len(lost)} runs, the first {lost[0] if lost else '?'},"

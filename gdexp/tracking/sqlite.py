@@ -124,11 +124,11 @@ class Tables:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:  # a full disk has ended it already
                 self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def select(self, sql: str, *values: object) -> list[tuple]:
         """Return the rows of a query."""

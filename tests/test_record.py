@@ -1,0 +1,145 @@
+"""A record is whole or not there: attacked at its places, by errors, by signals."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gdexp
+from gdexp.tracking.sqlite import Tables
+
+SCRIPT = Path(__file__).with_name("attacked.py")
+
+
+def rows(folder, sql="SELECT run_uuid, status FROM runs"):
+    connection = sqlite3.connect(folder / "mlflow.db")
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def attacked(folder, store, how, places, *words):
+    """Return the exit code at each place."""
+    for place in places:
+        (folder / str(place)).mkdir()
+        shutil.copy(store, folder / str(place) / "mlflow.db")
+    command = [sys.executable, str(SCRIPT), how, ",".join(map(str, places)), *words]
+    ours = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=ours, check=True)
+    return {int(place): int(code) for place, code in map(str.split, done.stdout.splitlines())}
+
+
+def texts_of(folder, run_id):
+    return [p.name for p in folder.glob(f"mlruns/*/{run_id}/artifacts/*")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signal_at_any_line_leaves_no_run_open(here, empty_store, how, code):
+    places = [1, 30, *range(60, 1600, 90), 10**9]
+    codes = attacked(here, empty_store, how, places, "trainer.epochs=40")
+    assert set(codes.values()) == {0, code} and codes[10**9] == 0
+    ended = 0
+    for place in places:
+        for run_id, status in rows(here / str(place)):
+            assert status == "FINISHED" if codes[place] == 0 else status == "KILLED", place
+            assert {"config.yaml", "weights.safetensors"} <= set(texts_of(here / str(place), run_id))
+            ended += 1
+        assert not list((here / str(place)).rglob("*.part"))
+    assert ended > len(places) / 2
+
+
+@pytest.mark.slow
+def test_kill_at_any_line_leaves_a_run_that_goes_on(here, empty_store, gdexp_run):
+    places = [*range(100, 1600, 250)]
+    codes = attacked(here, empty_store, "SIGKILL", places, "trainer.epochs=40")
+    assert set(codes.values()) <= {-9, 0} and -9 in codes.values()
+    for place in places:
+        for run_id, status in rows(here / str(place)):
+            assert "config.yaml" in texts_of(here / str(place), run_id)
+            if status == "RUNNING":
+                done = gdexp_run(run_id, module="gdexp.resume", cwd=here / str(place))
+                assert done.returncode == 0, done.stderr
+        assert {status for _, status in rows(here / str(place))} <= {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_failure_at_any_change_of_a_file_is_one_line(here, empty_store):
+    places = list(range(1, 14))
+    codes = attacked(here, empty_store, "fail", places, "trainer.epochs=40")
+    assert set(codes.values()) == {0, 1}
+    for place in places:
+        lines = (here / str(place) / "stderr").read_text().splitlines()
+        found = rows(here / str(place))
+        assert all(status == "FINISHED" for _, status in found) and len(lines) <= 1, (place, lines)
+        if codes[place]:
+            assert lines and not found and not list((here / str(place)).glob("mlruns/*/*"))
+        else:
+            assert {"config.yaml", "weights.safetensors"} <= set(texts_of(here / str(place), found[0][0]))
+
+
+def test_record_that_cannot_be_begun_leaves_nothing(stocked, monkeypatch):
+    gdexp.launch(["trainer.epochs=1"])
+    before = rows(stocked, "SELECT * FROM runs")
+    opened = []
+    make, add_params = Tables.__init__, Tables.add_params
+    monkeypatch.setattr(Tables, "__init__", lambda self, *a: (opened.append(self), make(self, *a))[1])
+
+    def full(self, *arguments):
+        add_params(self, *arguments)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Tables, "add_params", full)
+    with pytest.raises(ValueError, match="can't be written: database or disk is full"):
+        gdexp.launch(["trainer.epochs=1"])
+    assert rows(stocked, "SELECT * FROM runs") == before and len(list(stocked.glob("mlruns/gdexp/*"))) == 1
+    for tables in opened:
+        with pytest.raises(sqlite3.ProgrammingError):  # it is closed
+            tables.select("SELECT 1")
+
+
+def test_numbers_that_could_not_be_written_are_written_later(stocked, monkeypatch):
+    """Whatever it was that kept a flush from being written."""
+    add_metrics, errors = Tables.add_metrics, iter([OverflowError("too large"), sqlite3.OperationalError("locked")])
+
+    def moody(self, run_id, numbers):
+        add_metrics(self, run_id, numbers)
+        for error in errors:
+            raise error
+
+    monkeypatch.setattr(Tables, "add_metrics", moody)
+    (stocked / "slow.py").write_text("import time\ndef hook(epoch, model):\n    time.sleep(0.02)\n")
+    gdexp.launch(["trainer.epochs=150", "trainer.on_epoch=[slow.hook]"])
+    assert rows(stocked, "SELECT count(DISTINCT step) FROM metrics WHERE key='train_loss'") == [(150,)]
+    assert next(errors, None) is None
+
+
+def test_no_checkpoint_without_the_numbers_before_it(stocked, monkeypatch, capsys):
+    monkeypatch.setattr(Tables, "add_metrics", lambda *_: 1 / 0)
+    with pytest.raises(ValueError, match="lacks"):
+        gdexp.launch(["trainer.epochs=5", "trainer.checkpoint_every=1"])
+    assert not list(stocked.rglob("step-*.pt")) and "no checkpoint can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["trainer.max_steps=7"], ["trainer.patience=2", "data=iris", "model=logistic"]])
+def test_run_that_was_cut_off_at_its_end_is_finished_not_trained(stocked, gdexp_run, words):
+    words = ["trainer.epochs=10", "trainer.checkpoint_every=1", "optimizer.lr=0.05", *words]
+    [run_id] = gdexp.launch(words).run_id
+    before = rows(stocked, "SELECT key, step, value FROM metrics ORDER BY key, step")
+    [weights] = stocked.glob(f"mlruns/*/{run_id}/artifacts/weights.safetensors")
+    bits, outcome = weights.read_bytes(), rows(stocked, "SELECT value FROM tags WHERE key='gdexp.outcome'")
+    weights.unlink()
+    tables = Tables(stocked / "mlflow.db")
+    tables.execute("UPDATE runs SET status='KILLED'")
+    tables.execute("DELETE FROM tags WHERE key='gdexp.outcome'")
+    tables.close()
+    done = gdexp_run(run_id, module="gdexp.resume")
+    assert done.returncode == 0, done.stderr
+    assert rows(stocked) == [(run_id, "FINISHED")] and weights.read_bytes() == bits
+    assert rows(stocked, "SELECT key, step, value FROM metrics ORDER BY key, step") == before
+    assert rows(stocked, "SELECT value FROM tags WHERE key='gdexp.outcome'") == outcome
