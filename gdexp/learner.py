@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from gdexp.data.split import rows
+from gdexp.data.nest import size
 from gdexp.losses import Loss
 from gdexp.metrics import Metric
 from gdexp.step import Step
@@ -113,11 +113,11 @@ class OneRun:
             if self._learns:
                 self.step.backward(measures["train_loss"])
             return measures
-        total = sum(map(rows, batches))
+        total = sum(map(size, batches))
         means: dict[str, Tensor] = {}
         for batch in batches:
             measures, _ = self._measured("train_loss", batch)
-            parts = total / rows(batch)  # as many as there are batches, if they are alike
+            parts = total / size(batch)  # as many as there are batches, if they are alike
             if self._learns:
                 self.step.backward(measures["train_loss"] / parts)
             for name, value in measures.items():

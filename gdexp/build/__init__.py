@@ -18,6 +18,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.config.written import typed
 from gdexp.data import TensorData
 from gdexp.data.identity import Identity
+from gdexp.data.nest import moved
 from gdexp.learner import OneRun
 from gdexp.metrics import Metric
 from gdexp.objectives import Objective
@@ -69,6 +70,8 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     trainer = config["trainer"]
     loss = _loss(config["loss"])
     data, identity = rows.load(config["data"], options)
+    rows.prepare_loaders(data, trainer, config["seed"])
+    rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
     data = fit.with_target_kind(data, loss, options)
     for group in ("model", "learner"):
         if config[group]["_target_"] is not None:
@@ -86,8 +89,8 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     if config["optimizer"]["_target_"] is not None and model is not None:
         optimizer = updates.make_optimizer(config["optimizer"], dict(model.named_parameters()))
     updates.check_sparse(optimizer, model, loss, data)
-    data = fit.each(data, lambda batch: fit.moved(batch, device, dtype))
-    rows.prepare_loaders(data, trainer, device)
+    data = fit.each(data, lambda batch: moved(batch, device, dtype))
+    rows.pin(data, device)
     metrics, accuracy = watching.make_metrics(config["metrics"], loss, data)
     learner: Learner
     if config["learner"]["_target_"] is None:

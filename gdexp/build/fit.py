@@ -13,6 +13,7 @@ from gdexp.config import targets
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.loading import Loader
+from gdexp.data.nest import moved
 from gdexp.losses import GaussianNLLLoss
 
 # the targets that losses of torch take: class indices (rows,), numbers of the output's shape,
@@ -50,8 +51,10 @@ def with_target_kind(data: TensorData, loss: Any, options: Mapping[str, str | No
 def _sizes(data: TensorData, loss: Any) -> dict[str, Any]:
     """Return what a model's constructor may ask for: in_features, in_shape and out_features."""
     batch = sample(data)
-    shape = tree_leaves(batch)[0].shape[1:]
-    found: dict[str, Any] = {"in_features": math.prod(shape), "in_shape": list(shape)}
+    inputs = tree_leaves(batch[0] if is_pair(batch) else batch)
+    found: dict[str, Any] = {}
+    if inputs and isinstance(inputs[0], Tensor):
+        found = {"in_features": math.prod(inputs[0].shape[1:]), "in_shape": list(inputs[0].shape[1:])}
     if is_pair(batch):
         target = batch[1]
         if target.is_floating_point() or target.dim() > 1:
@@ -66,10 +69,9 @@ def sized(group: str, node: dict[str, Any], data: TensorData, loss: Any) -> dict
     known = _sizes(data, loss)
     takes = targets.parameters(targets.resolve(f"{group}._target_", node["_target_"]))
     given = {k: v for k, v in node.items() if v is not None}
-    if node["_target_"].startswith("gdexp.") and given.get("in_features", known["in_features"]) != known["in_features"]:
-        raise Refusal(
-            f"`{group}.in_features` is {given['in_features']}, but the data has {known['in_features']} features"
-        )
+    features = known.get("in_features")
+    if node["_target_"].startswith("gdexp.") and given.get("in_features", features) != features:
+        raise Refusal(f"`{group}.in_features` is {given['in_features']}, but the data has {features} features")
     if "out_features" in takes and "out_features" not in {**known, **given} and is_pair(sample(data)):
         raise Refusal(f"`{group}.out_features` must be given: data without `classes` doesn't say how many there are")
     return node | {k: v for k, v in known.items() if k in takes and k not in given}
@@ -113,12 +115,6 @@ def sample(data: TensorData) -> Any:
 def is_pair(batch: Any) -> bool:
     """Say whether a batch has the form (inputs, target)."""
     return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
-
-
-def moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Move a nest of tensors, floating ones also to the dtype."""
-    pinned = device.type == "cuda"
-    return tree_map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=pinned), batch)
 
 
 def _with_classes(data: TensorData, loss: Any, name: str, source: str) -> TensorData:

@@ -53,7 +53,7 @@ def count(data: TensorData) -> int | None:
     return data.train.rows if isinstance(data.train, Loader) else rows(data.train)
 
 
-def prepare_loaders(data: TensorData, trainer: Mapping[str, Any], device: torch.device) -> None:
+def prepare_loaders(data: TensorData, trainer: Mapping[str, Any], seed: int) -> None:
     """Make the DataLoaders of Datasets; one that the data brings keeps its own batch size."""
     for part in data[:3]:
         if isinstance(part, Loader):
@@ -62,7 +62,14 @@ def prepare_loaders(data: TensorData, trainer: Mapping[str, Any], device: torch.
             if part.given is not None and trainer["drop_last"]:
                 raise Refusal("`trainer.drop_last` must be false: the data brings a DataLoader, which has its own")
             whole = trainer["drop_last"] and part is data.train
-            part.prepare(trainer["batch_size"], trainer["workers"], device.type == "cuda", whole)
+            part.prepare(trainer["batch_size"], trainer["workers"], seed, whole)
+
+
+def pin(data: TensorData, device: torch.device) -> None:
+    """Let loaders put batches where the device fetches them from."""
+    for part in data[:3] if device.type == "cuda" else ():
+        if isinstance(part, Loader):
+            part.pin()
 
 
 def _batches(total: int, trainer: Mapping[str, Any]) -> int:

@@ -16,6 +16,7 @@ from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
+from gdexp.data.nest import moved
 from gdexp.metrics import Metric
 from gdexp.schedule import Schedule
 from gdexp.step import Step
@@ -53,7 +54,7 @@ def check_sparse(optimizer: Optimizer | None, model: nn.Module | None, loss: Any
         return
     trial, state = copy.deepcopy(model), torch.get_rng_state()
     first = next(trial.parameters())
-    batch = fit.moved(fit.sample(data), first.device, first.dtype)
+    batch = moved(fit.sample(data), first.device, first.dtype)
     value = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), batch[1])  # type: ignore[operator]
     (value[0] if isinstance(value, tuple) else value).backward()
     torch.set_rng_state(state)

@@ -50,10 +50,11 @@ def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity
             batch = _first_rows(batch)
         leaves, form = tree_flatten(batch)
         digest.update(f"{split} {form}".encode())
-        for t in leaves:
-            digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
-            digest.update(_bytes(t))
-        shapes[split] = [list(t.shape) for t in leaves]
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+            digest.update(_bytes(leaf))
+        shapes[split] = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
     if data.groups is not None:
         digest.update(b"groups")
         digest.update(_bytes(torch.as_tensor(data.groups)))
@@ -61,9 +62,11 @@ def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity
 
 
 def _first_rows(loader: Loader) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        return loader.sample() if loader.given is None else ()  # a DataLoader may shuffle
+    known = loader.given is None and loader.rows is not None
+    return loader.sample() if known else ()  # a DataLoader may shuffle, and a stream be any
 
 
-def _bytes(t: Tensor) -> Any:
+def _bytes(t: Any) -> Any:
+    if not isinstance(t, Tensor):
+        return str(t).encode()
     return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if t.numel() else b""

@@ -1,5 +1,7 @@
 """Splits that don't lie in memory: a `torch.utils.data.Dataset` or `DataLoader` in a split's place."""
 
+import copy
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,47 +12,56 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
+from gdexp.data.generators import put_back
+from gdexp.data.nest import size
 from gdexp.data.order import batch_order
 from gdexp.data.partition import Plan, partition
-from gdexp.data.split import rows
 
 
 class Loader:
     """Batches of one split, made by the workers of a DataLoader and changed on arrival.
 
     Args:
-        loader: of torch's; None: a Dataset's, made when its batch size is known.
         dataset: the rows.
+        loader: of torch's; None: a Dataset's, made when its batch size is known.
     """
 
     def __init__(self, dataset: Any, loader: DataLoader | None = None) -> None:
         self.dataset, self.given = dataset, loader
         self._loader = loader
         self._order: _Order | None = None
-        self._changes: list[Callable[[Any], Any]] = []
+        self._changes: tuple[Callable[[Any], Any], ...] = ()
+        self._seen: list[Any] = []  # the batch that was looked at
+        self._begun: list[Iterator[Any]] = []  # of a stream: all its batches, that one included
 
     @property
     def rows(self) -> int | None:
         """Number of rows, None for a stream."""
-        return None if isinstance(self.dataset, IterableDataset) else len(self.dataset)
+        if isinstance(self.dataset, IterableDataset) or not hasattr(self.dataset, "__len__"):
+            return None
+        return len(self.dataset)
 
     def sample(self) -> Any:
-        """Return a batch of two rows, or of a stream the first batch."""
-        if self.rows is None or self.given is not None:
-            batch = next(iter(self.given or DataLoader(self.dataset, batch_size=2)))
-        else:
-            batch = default_collate([self.dataset[i] for i in range(min(2, self.rows))])
+        """Return a batch of two rows, or of a stream the first batch.
+
+        It is taken once, and leaves no trace: generators are given back as they were, a stream gives
+        the batch again, and a shuffling DataLoader isn't asked for its order.
+        """
+        if not self._seen:
+            with put_back(*_generators(self.given)):
+                self._seen.append(self._first_of_stream() if self._streams() else self._first_rows())
+        batch = self._seen[0]
         for change in self._changes:
             batch = change(batch)
         return batch
 
     def then(self, change: Callable[[Any], Any]) -> "Loader":
         """Return the same split with a further change to each batch."""
-        new = Loader(self.dataset, self.given)
-        new._changes = [*self._changes, change]
+        new = copy.copy(self)
+        new._changes = (*self._changes, change)
         return new
 
-    def prepare(self, batch_size: int | None, workers: int, pin_memory: bool, drop_last: bool = False) -> None:
+    def prepare(self, batch_size: int | None, workers: int, seed: int, drop_last: bool = False) -> None:
         """Make the DataLoader, once.
 
         Workers are seeded by torch from the generator, and they seed `random` and numpy in turn,
@@ -59,6 +70,8 @@ class Loader:
         if self.given is not None:
             return
         total = self.rows
+        if total is None and not self._streams():
+            raise Refusal("`data`: a Dataset must have a length (__len__), or be an IterableDataset")
         if batch_size is None and total is None:
             raise Refusal("`trainer.batch_size` must be a number: the data is a stream of unknown length")
         self._order = None if total is None else _Order(total, batch_size or total)
@@ -68,10 +81,14 @@ class Loader:
             sampler=self._order,
             drop_last=drop_last,
             num_workers=workers,
-            pin_memory=pin_memory,
             worker_init_fn=_seed_worker,
-            generator=torch.Generator(),
+            generator=torch.Generator().manual_seed(_seed(seed, epoch=1)),
         )
+
+    def pin(self) -> None:
+        """Put batches of a DataLoader of ours where a GPU fetches them from."""
+        if self.given is None and self._loader is not None:
+            self._loader.pin_memory = True
 
     def batches(self, seed: int | None, epoch: int = 0) -> Iterator[tuple[int, Any]]:
         """Yield (rows, batch) of an epoch.
@@ -79,17 +96,51 @@ class Loader:
         Args:
             seed: of the order of the rows and of the workers; None: in their own order.
             epoch: likewise.
+
+        Raises:
+            Refusal: there is no batch.
         """
-        assert self._loader is not None, "prepare() comes first"
-        if self.given is None:
-            assert isinstance(self._loader.generator, torch.Generator)
-            self._loader.generator.manual_seed((1_000_003 * (seed or 0) + epoch) % 2**32)
-        if self._order is not None:
-            self._order.seed, self._order.epoch = seed, epoch
-        for batch in self._loader:
+        batch = None
+        for batch in self._of_epoch(seed, epoch):
             for change in self._changes:
                 batch = change(batch)
-            yield rows(batch), batch
+            yield size(batch), batch
+        if batch is None:
+            when = f"in epoch {epoch}: a stream that can be read once needs trainer.epochs=1" if epoch else "to measure"
+            raise Refusal(f"`data` gave no rows {when}")
+
+    def _of_epoch(self, seed: int | None, epoch: int) -> Iterator[Any]:
+        assert self._loader is not None, "prepare() comes first"
+        if self._begun and (begun := self._begun.pop()) is not None and epoch == 1:
+            return begun
+        if self.given is None:
+            assert isinstance(self._loader.generator, torch.Generator)
+            self._loader.generator.manual_seed(_seed(seed or 0, epoch))
+        if self._order is not None:
+            self._order.seed, self._order.epoch = seed, epoch
+        return iter(self._loader)
+
+    def _streams(self) -> bool:
+        return isinstance(self.dataset, IterableDataset)
+
+    def _first_of_stream(self) -> Any:
+        assert self._loader is not None, "prepare() comes first"
+        batches = iter(self._loader)
+        for batch in batches:
+            self._begun.append(itertools.chain([batch], batches))
+            return batch
+        raise Refusal("`data` has no training rows")
+
+    def _first_rows(self) -> Any:
+        loader = self.given
+        if loader is None:
+            return default_collate([self.dataset[i] for i in range(min(2, len(self.dataset)))])
+        try:
+            if loader.batch_sampler is None:  # a row of the dataset is a batch
+                return loader.collate_fn(self.dataset[0])
+            return loader.collate_fn([self.dataset[i] for i in range(min(2, loader.batch_size or 2))])
+        except Exception:  # its rows aren't numbered from 0, or don't go together but by its sampler
+            return next(iter(loader))
 
 
 def from_torch(found: Any) -> TensorData | None:
@@ -146,3 +197,13 @@ def _seed_worker(worker: int) -> None:
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return (1_000_003 * seed + epoch) % 2**32
+
+
+def _generators(loader: DataLoader | None) -> list[torch.Generator | None]:
+    """Return the generators of a DataLoader and of its samplers."""
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    return [getattr(part, "generator", None) for part in (loader, *samplers)]

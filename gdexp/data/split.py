@@ -14,7 +14,10 @@ def rows(batch: Any) -> int:
     """Return the number of rows of a nest of tensors, the first dimension of each."""
     leaves, _ = tree_flatten(batch)
     if not leaves or not all(isinstance(t, torch.Tensor) and t.dim() > 0 for t in leaves):
-        raise Refusal("`data`: a split must be a tensor or a nest of tensors, each with rows as its first dimension")
+        raise Refusal(
+            "`data`: a split must be a tensor or a nest of tensors, each with rows as its first dimension; anything "
+            "else comes in a DataLoader"
+        )
     if len(counts := {len(t) for t in leaves}) > 1:
         raise Refusal(f"`data`: the tensors of a split must have equally many rows, got {sorted(counts)}")
     return counts.pop()
