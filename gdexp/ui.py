@@ -11,13 +11,30 @@ import time
 import urllib.request
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
+from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import view
-from gdexp.tracking.store import store_uri
+from gdexp.tracking.store import artifact_root, database, store_uri
 
 _START_SECONDS = 90.0
+_GUARD = """
+import os, signal, subprocess, sys, threading
+
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server answers it, and this process ends with the server
+
+
+def watch():
+    sys.stdin.buffer.read()  # until the one that started us is gone
+    os.killpg(0, signal.SIGKILL) if os.name == "posix" else server.kill()
+
+
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(server.wait())
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=view.PORT, help="another one is taken where it isn't free")
     parser.add_argument("--no-open", action="store_true", help="print the address, open no browser")
     words = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server ends with it
+    for number in stop.SIGNALS:  # the server ends with it
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         serve(words.what, words.port, not words.no_open)
     except Refusal as error:
@@ -113,11 +132,15 @@ def _free(port: int) -> int:
 
 
 def _start(uri: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start MLflow's server, under a process that ends it as soon as this one is gone, however that ended."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    if (db := database(uri)) is not None:  # an experiment that is made there takes the artifacts of runs made here
+        command += ["--default-artifact-root", artifact_root(db).as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.Popen(
-        [*command, "--backend-store-uri", uri],
+        [sys.executable, "-c", _GUARD, *command, "--backend-store-uri", uri],
         env=os.environ | quiet,
+        stdin=subprocess.PIPE,  # closed by the system when this process ends
         stdout=log,
         stderr=log,
         start_new_session=True,  # it has children
@@ -140,17 +163,14 @@ def _wait(server: "subprocess.Popen[bytes]", port: int, log: IO[bytes]) -> None:
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
+    """Let the server end, and end it if it doesn't."""
     if os.name == "posix":
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
-    else:
-        server.terminate()
-    try:
-        server.wait(5)
-    except subprocess.TimeoutExpired:
-        server.kill()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(5)
+    if server.stdin is not None:
+        server.stdin.close()
 
 
 if __name__ == "__main__":

@@ -169,6 +169,25 @@ def test_server_is_on_loopback_takes_a_free_port_and_ends_with_the_command(stock
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGHUP", "SIGTERM", "SIGKILL"])
+def test_server_ends_with_the_command_however_that_ends(stocked, ui, how):
+    run_id = gdexp.launch(["trainer.epochs=3"]).run_id[0]
+    page = ui(run_id)
+    host = page.charts.partition("/#")[0]
+    made = MlflowClient(host).create_experiment("made in the UI")
+    assert MlflowClient(host).get_experiment(made).artifact_location == f"{(stocked / 'mlruns').as_uri()}/{made}"
+    page.process.send_signal(getattr(signal, how))
+    page.process.wait(60)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{host}/health", timeout=2).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server is still there")
+
+
+@pytest.mark.slow
 @with_views
 def test_runs_and_sweeps_print_their_address(stocked, gdexp_run):
     one = gdexp_run("trainer.epochs=2").stdout
