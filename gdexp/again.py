@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gdexp.config import compose, targets, trust
+from gdexp.config import compose, direction, targets, trust
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -42,7 +42,7 @@ def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Record
     source: Any = OmegaConf.to_container(OmegaConf.create(run.texts["config.yaml"]), resolve=False)
     if not isinstance(source, dict) or not all(isinstance(source.get(g), dict) for g in GROUPS if g != "tracking"):
         raise Refusal(f"run {run.run_id}: its config.yaml is damaged")
-    source = _with_old_behaviour(source)
+    source = _with_old_behaviour(source, run.tags)
     for override in compose.parse(run.tags.get("gdexp.resumed", "").split()):  # what raised its end
         source = compose.with_value(source, override.get_key_element().split("."), override.value())
     for override in overrides:
@@ -94,8 +94,12 @@ def surroundings(run: Recorded, provenance: Provenance) -> Iterator[str]:
             yield f"{what}: {before[key]} then, {today[key]} now"
 
 
-def _with_old_behaviour(source: dict[str, Any]) -> dict[str, Any]:
+def _with_old_behaviour(source: dict[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
     """Give a config of an older gdexp the keys that it lacks, with the values that mean what was done then."""
+    trainer = source["trainer"]
+    if trainer.get("monitor") and trainer["monitor_mode"] == "auto" and direction.TAG not in tags:
+        more = trainer["monitor"].removeprefix("val_").startswith(("accuracy", "f1", "auroc", "r2", "top_"))
+        source = source | {"trainer": {**trainer, "monitor_mode": "max" if more else "min"}}
     for key, value in BEFORE.items():
         group, _, name = key.partition(".")
         if name not in source[group]:

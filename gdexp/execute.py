@@ -142,8 +142,11 @@ def _train(
         last = {k: v[-1] for k, v in end.metrics.items()}
         name, params = runs[run].name, dict(runs[run].params)
         about = record.run_ids[run], name, record.statuses[run], end.outcome, params, last, record.uri
-        name_of, value = end.objective or (None, None)
-        yield job, Result(*about, stacked=len(jobs) > 1, sweep=job.sweep, objective_name=name_of, objective=value)
+        result = Result(*about, stacked=len(jobs) > 1, sweep=job.sweep)
+        if end.objective is not None:
+            ordered_by, value, mode = end.objective
+            result = result._replace(objective_name=ordered_by, objective=value, objective_mode=mode)
+        yield job, result
 
 
 def _recorded(
@@ -184,7 +187,7 @@ def described(
     data: str | None = None,
 ) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
-    from gdexp.config import written
+    from gdexp.config import direction, written
     from gdexp.config.check import filled
     from gdexp.tracking import Description
     from gdexp.tracking.provenance import job_keys
@@ -192,7 +195,7 @@ def described(
     keys = job_keys([filled(job.config) for job in jobs], data) if data and jobs[0].sweep else [None] * len(jobs)
     masked = written.without_secrets(configs[0], jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
-    tags = provenance.tags() | {"gdexp.trained_as": how}
+    tags = provenance.tags() | {"gdexp.trained_as": how} | direction.record(configs[0])
     texts = provenance.texts(configs[0])
     found = []
     pages = written.pages(shown, [job.options for job in jobs])

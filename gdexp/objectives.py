@@ -6,6 +6,7 @@ Formulas and minima follow Surjanovic and Bingham, Virtual Library of Simulation
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Objective(nn.Module):
 
     dimensions: int | None = None  # None: any from `least`
     least = 1
+    greater_is_better: ClassVar = {"distance": False, "gap": False}
 
     def __init__(self, start: Sequence[float], minimizers: Sequence[Sequence[float]], minimum: float) -> None:
         super().__init__()

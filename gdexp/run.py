@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
-from gdexp.watch import better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,10 +217,10 @@ class _Failures(list[Exception]):
 
 
 def _bounded(result: "Result") -> float | None:
-    """Return the objective of a run as another sweeper takes it: of one that diverged, as bad as can be."""
-    if result.objective is None or result.outcome != "diverged":
+    """Return the objective of a run as another sweeper takes it: of one that has no finite one, as bad as can be."""
+    if result.objective is None or (result.outcome != "diverged" and math.isfinite(result.objective)):
         return result.objective
-    return -math.inf if better(str(result.objective_name)) == "max" else math.inf
+    return -math.inf if result.objective_mode == "max" else math.inf
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """A training session: the loop with its record, its hooks and its checkpoints."""
 
+import functools
+import json
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +15,9 @@ import torch
 from gdexp import stop
 from gdexp.build.state import can_be_kept, restore, state_of
 from gdexp.checkpoint import Checkpoints
+from gdexp.config import direction
 from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.train import Epoch, Loop, evaluate
-from gdexp.watch import better
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +28,19 @@ if TYPE_CHECKING:
 _ENDS = ("epochs", "max_steps", "max_seconds", "patience", "target")
 
 
+DEFAULT_OBJECTIVES = ("val_loss", "train_loss")
+
+
 class End(NamedTuple):
-    """What became of a run: its outcome, the first and last value of each metric, and what it is ordered by."""
+    """What became of a run: its outcome, the first and last value of each metric, and what it is ordered by.
+
+    Args:
+        objective: name, value, and which way it is better.
+    """
 
     outcome: str
     metrics: dict[str, tuple[float, ...]]
-    objective: tuple[str, float] | None
+    objective: tuple[str, float, str] | None
 
 
 class Session:
@@ -46,6 +56,8 @@ class Session:
         self._parts, self._record, self._sweep = parts, record, sweep
         self._first: dict[int, dict[str, float]] = {}  # metrics of each run's first epoch
         self._best: dict[int, float] = {}  # each run's best objective
+        self._gaps: dict[int, dict[str, dict[str, Any]]] = {}  # metrics of each run that weren't finite numbers
+        self._better = functools.cache(lambda name: direction.of_objective(name, parts.config))
         self._paths = [_Path() for _ in parts.runs] if parts.trajectory else []
         self._ended: Epoch | None = None  # the last epoch of a single run
         record.keep(lambda run: self._of_run(run, parts.learner.weights()))
@@ -87,10 +99,11 @@ class Session:
         """Return what is remembered of the epochs so far."""
         ended = self._ended and {**self._ended._asdict(), "ends": self._limits()}
         paths = [path.rows() for path in self._paths]
-        return {"first": self._first, "best": self._best, "paths": paths, "ended": ended}
+        numbers = {"first": self._first, "best": self._best, "gaps": self._gaps}
+        return {**numbers, "paths": paths, "ended": ended}
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._first, self._best = dict(state["first"]), dict(state["best"])
+        self._first, self._best, self._gaps = dict(state["first"]), dict(state["best"]), dict(state.get("gaps", {}))
         self._paths = [_Path(rows) for rows in state["paths"]]
         ended = dict(state.get("ended") or {})
         if ended and ended.pop("ends") == self._limits():  # else the run is to be longer now
@@ -107,23 +120,36 @@ class Session:
         for hook in self._parts.hooks:
             hook(epoch, self._parts.model)
         self._first[run] = epoch.metrics | self._first.get(run, {})
-        if node["objective_at"] == "best" and self._counts(epoch) and (now := objective(node, epoch.metrics)):
-            self._best[run] = min(self._best.get(run, now[1]), now[1], key=_sense(now[0]))
+        self._note_gaps(epoch, epoch.metrics)
+        if node["objective_at"] == "best" and self._counts(epoch) and (name := ordered_by(node, epoch.metrics)):
+            now, mode = epoch.metrics[name], self._better(name)
+            self._best[run] = min(self._best.get(run, now), now, key=lambda value: direction.cost(value, mode))
         if self._paths:
             self._paths[run].add(self._of_run(run, self._parts.learner.weights()))
 
     def _counts(self, epoch: Epoch) -> bool:
         """Say whether an epoch has what runs are ordered by: without validation it would be the training loss."""
         validated = epoch.last or epoch.epoch % self._parts.config["trainer"]["validate_every"] == 0
-        return validated or self._parts.data.val is None or self._parts.config["sweep"]["objective"] is not None
+        there = validated or self._parts.data.val is None or self._parts.config["sweep"]["objective"] is not None
+        return there and not epoch.diverged
+
+    def _note_gaps(self, epoch: Epoch, metrics: Mapping[str, float]) -> None:
+        """Note what isn't a finite number, which no store gets; of a loss that ends its run other tags tell."""
+        gaps = self._gaps.setdefault(epoch.run, {})
+        if epoch.diverged or (not gaps and all(map(math.isfinite, metrics.values()))):
+            return
+        for name, value in metrics.items():
+            if name in gaps or not math.isfinite(value):
+                gaps.setdefault(name, {"first_epoch": epoch.epoch})["at_end"] = not math.isfinite(value)
 
     def _finish(self, epoch: Epoch, tested: Mapping[str, float]) -> End:
         """Record the end of a run."""
         run, last = epoch.run, epoch.metrics | dict(tested)
         self._record.add(epoch.epoch, tested, run)
-        value = objective(self._parts.config["sweep"], last)
-        if value and run in self._best:
-            value = value[0], self._best[run]
+        self._note_gaps(epoch, tested)
+        value = None
+        if name := ordered_by(self._parts.config["sweep"], last):
+            value = name, self._best.get(run, last[name]), self._better(name)
         outcome = "diverged" if epoch.diverged else "stopped" if epoch.stopped else "completed"
         self._record.finish(outcome, self._files(run), self._tags(epoch), run)
         return End(outcome, {k: (self._first[run].get(k, v), v) for k, v in last.items()}, value)
@@ -137,6 +163,8 @@ class Session:
         watch = self._parts.runs[epoch.run].watch
         if watch is not None and watch.weights:
             tags["gdexp.best_epoch"] = watch.best_epoch
+        if gaps := self._gaps.get(epoch.run):
+            tags["gdexp.nan"] = json.dumps(gaps)
         return tags
 
     def _files(self, run: int) -> dict[str, Mapping[str, "Tensor"]]:
@@ -268,15 +296,10 @@ class _Path:
         return {name: torch.stack([point[name] for point in self._points]) for name in self._points[0]}
 
 
-def objective(node: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, float] | None:
-    """Return name and value of what the runs of a sweep are ordered by."""
-    names = [node["objective"]] if node["objective"] else ["val_loss", "train_loss"]
-    return next(((name, metrics[name]) for name in names if name in metrics), None)
-
-
-def _sense(name: str) -> Callable[[float], float]:
-    """Return a key by which the better value is the smaller one."""
-    return (lambda v: -v) if better(name) == "max" else (lambda v: v)
+def ordered_by(node: Mapping[str, Any], metrics: Mapping[str, float]) -> str | None:
+    """Return the name of what the runs of a sweep are ordered by, of those metrics that there are."""
+    names = [node["objective"]] if node["objective"] else DEFAULT_OBJECTIVES
+    return next((name for name in names if name in metrics), None)
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdexp import stop
+from gdexp.config import direction
 from gdexp.config.check import Sound, check, check_targets
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
 from gdexp.execute import execute
-from gdexp.session import objective
+from gdexp.session import DEFAULT_OBJECTIVES, ordered_by
 from gdexp.terminal import SweepProgress, failures_report, plan_report, say, sweep_report
 from gdexp.tracking.frame import Result
-from gdexp.watch import better
 
 if TYPE_CHECKING:
     from gdexp.config.compose import Job
@@ -102,28 +102,34 @@ def _done(packs: Sequence[Pack]) -> tuple[Found, str | None]:
     config, study = first.config["tracking"], first.options.get("experiments")
     done: Found = {}
     with local_modules():
-        known = tracking.finished_jobs(config, study)
+        node = first.config["sweep"]
+        best = [node["objective"]] if node["objective"] else list(DEFAULT_OBJECTIVES)
+        known = tracking.finished_jobs(config, study, best if node["objective_at"] == "best" else ())
         hashes: dict[str, str] = {}  # of data, by their config
         for pack in packs if known else ():
             configs = [filled(job.config) for job in pack.jobs]
-            node = configs[0]["data"]
+            data = configs[0]["data"]
             try:
-                if repr(node) not in hashes:
-                    hashes[repr(node)] = rows.load(node, pack.jobs[0].options)[1].sha256
+                if repr(data) not in hashes:
+                    hashes[repr(data)] = rows.load(data, pack.jobs[0].options)[1].sha256
             except Exception:  # the jobs will say so
                 continue
-            for job, key in zip(pack.jobs, job_keys(configs, hashes[repr(node)]), strict=True):
+            for job, key in zip(pack.jobs, job_keys(configs, hashes[repr(data)]), strict=True):
                 if known.get(key):
-                    done[job.number] = _with_objective(known[key].pop(0), configs[0]["sweep"])
+                    done[job.number] = _with_objective(known[key].pop(0), configs[0])
     sweeps = {r.sweep for r in done.values()}
     others = {r.sweep for results in known.values() for r in results}  # of runs that are none of these jobs'
     return done, next(iter(sweeps)) if len(sweeps) == 1 and not sweeps & others else None
 
 
-def _with_objective(result: Result, node: Mapping[str, Any]) -> Result:
-    if (found := objective(node, result.metrics)) is None:
+def _with_objective(result: Result, config: Mapping[str, Any]) -> Result:
+    if (name := ordered_by(config["sweep"], result.metrics)) is None:
         return result
-    return result._replace(objective_name=found[0], objective=found[1])
+    mode = direction.of_objective(name, config)
+    value = result.metrics[name]
+    if config["sweep"]["objective_at"] == "best" and name in (extremes := result.extremes or {}):
+        value = extremes[name][mode == "max"]
+    return result._replace(objective_name=name, objective=value, objective_mode=mode)
 
 
 def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found) -> None:
@@ -209,8 +215,9 @@ def _record(
     counts = {f"runs_{k}": sum(r.outcome == k for r in found.values()) for k in ("completed", "diverged", "stopped")}
     counts["runs_failed"] = sum(r.error is not None for r in found.values())
     tags = provenance.tags() | {"gdexp.sweep": str(jobs[0].sweep), "gdexp.kind": "sweep"}
-    if (ordered_by := _objective(found)) is not None:
-        tags |= {"gdexp.objective": ordered_by, "gdexp.objective_at": jobs[0].config["sweep"]["objective_at"]}
+    if (objective := _objective(found)) is not None:
+        tags |= {"gdexp.objective": objective[0], "gdexp.objective_mode": objective[1]}
+        tags |= {"gdexp.objective_at": jobs[0].config["sweep"]["objective_at"]}
     others = [str(r.run_id) for r in found.values() if r.run_id and r.sweep not in (None, str(jobs[0].sweep))]
     tags |= {f"gdexp.also.{i}": " ".join(others[i : i + _IDS]) for i in range(0, len(others), _IDS)}
     words = command(words)
@@ -238,12 +245,12 @@ def _share_view(found: Found, sweep: str) -> None:
     from gdexp.tracking.varied import varied
 
     recorded = [r for r in found.values() if r.run_id and r.uri]
-    if (ordered_by := _objective(found)) is not None and recorded:
+    if (objective := _objective(found)) is not None and recorded:
         last = recorded[-1]
         params = varied([r.params for r in recorded])
         with suppress(Exception):
             ids = [str(r.run_id) for r in recorded] if any(r.sweep != sweep for r in recorded) else ()
-            about = ordered_by, better(ordered_by) == "min", params, ids
+            about = objective[0], objective[1] == "min", params, ids
             view.share(str(last.uri), str(last.run_id), sweep, *about)
 
 
@@ -270,16 +277,16 @@ def _cell(value: float | None) -> str:
     return "" if value is None else typed(value)
 
 
-def _objective(found: Found) -> str | None:
-    return next((r.objective_name for r in found.values() if r.objective_name), None)
+def _objective(found: Found) -> tuple[str, str] | None:
+    """Return by what the runs are ordered, and which way it is better; runs that diverged may lack it."""
+    ended = sorted(found.values(), key=lambda r: r.outcome == "diverged")
+    return next(((r.objective_name, r.objective_mode) for r in ended if r.objective_name), None)
 
 
 def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
     results = [(job, found[job.number]) for job in jobs if job.number in found]
     good = [r for _, r in results if r.error is None]
     failed = [(job, r.error) for job, r in results if r.error is not None]
-    objective = _objective(found)
-    least = objective is None or better(objective) == "min"
-    say(sweep_report(good, len(failed), jobs, objective, seconds, least))
+    say(sweep_report(good, len(failed), jobs, _objective(found), seconds))
     if failed:
         failures_report(failed)

@@ -1,5 +1,6 @@
 """What the user reads on the terminal."""
 
+import math
 import os
 import shlex
 import sys
@@ -9,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from gdexp.config import direction
 from gdexp.config.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -179,9 +181,8 @@ def sweep_report(
     results: "Sequence[Result]",
     failed: int,
     jobs: "Sequence[Job]",
-    objective: str | None,
+    objective: tuple[str, str] | None,
     seconds: float,
-    least_is_best: bool,
 ) -> str:
     """Return the counts of a sweep, its best ten runs and how to see them.
 
@@ -189,9 +190,8 @@ def sweep_report(
         results: of the runs that did not fail.
         failed: how many did.
         jobs: of the sweep.
-        objective: the metric that they are ordered by.
+        objective: the metric that they are ordered by, and whether its `min` or its `max` is best.
         seconds: that the sweep took.
-        least_is_best: else the largest.
     """
     outcomes = Counter(r.outcome for r in results)
     counts = {k: outcomes[k] for k in ("completed", "diverged", "stopped")} | {"failed": failed}
@@ -200,18 +200,26 @@ def sweep_report(
     how = f", {stacked} of them as one program with others" if stacked else ""
     whole = f"{count} run{'s' * (count != 1)}" if count == len(jobs) else f"{count} of {len(jobs)} runs"
     lines = [f"\n{whole} in {seconds:.1f} s{how}: {shown}"]
-    measured = [r for r in results if r.outcome != "diverged" and r.objective is not None]
-    best = sorted(measured, key=lambda r: r.objective if least_is_best else -r.objective)[:10]  # type: ignore[operator,arg-type,return-value]
-    width = max((len(r.name) for r in best), default=0)
-    lines += [f"{r.name:{width}}  {objective} {r.objective:.6g}  {r.run_id or ''}".rstrip() for r in best]
-    if best:
-        lines.append(
-            f"Best: {best[0].name}, {objective} {best[0].objective:.6g}"
-            + (f" ({best[0].run_id})" if best[0].run_id else "")
-        )
+    lines += _best_runs(results, *objective) if objective else []
     if results and results[0].uri and results[0].run_id:
         lines.append(f"See them: {_where(results[0].uri, results[0].run_id, jobs[0].sweep)}")
     return "\n".join(lines)
+
+
+def _best_runs(results: "Sequence[Result]", metric: str, mode: str) -> list[str]:
+    """Return a line for each of the best ten runs, and one for the best of all."""
+    measured = [
+        (direction.cost(r.objective, mode), r.objective, r)
+        for r in results
+        if r.outcome != "diverged" and r.objective is not None and r.objective_name == metric
+    ]
+    best = sorted(measured, key=lambda run: run[0])[:10]
+    width = max((len(r.name) for *_, r in best), default=0)
+    lines = [f"{r.name:{width}}  {metric} {value:.6g}  {r.run_id or ''}".rstrip() for _, value, r in best]
+    if best and math.isfinite(best[0][0]):
+        _, value, first = best[0]
+        lines.append(f"Best: {first.name}, {metric} {value:.6g}" + (f" ({first.run_id})" if first.run_id else ""))
+    return lines
 
 
 def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:

@@ -97,7 +97,7 @@ def shared(what: Sequence[str], uri: str) -> str:
         if not what and not any(not row.is_summary for row in reader.rows()):
             print("There are no runs yet.")
             return "/#/experiments?workflowType=machine_learning"
-        found = select(reader, what)
+        found = select(reader, what, default="min")
     newest = found.rows[0]
     experiment_id, name, _ = view.experiment(uri, newest.run_id)
     if len(found.rows) == 1 and found.sweep is None:

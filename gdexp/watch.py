@@ -1,23 +1,22 @@
 """One metric followed over the epochs: when to stop, and which weights were best."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gdexp.config.direction import cost
 from gdexp.config.refusal import Refusal, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# the metrics of gdexp.metrics of which more is better
-LARGER_IS_BETTER = ("accuracy", "f1", "auroc", "r2", "top_")
-
 
 class Watch:
-    """Follows a metric.
+    """Follows a metric, of which NaN and infinities are worse than any number.
 
     Args:
         monitor: its name.
-        mode: `min`, `max` or `auto`, which is `max` for accuracy and its like.
+        mode: which values are better, `min` or `max`.
         patience: stop after so many epochs without an improvement; None: never.
         min_delta: what counts as one.
         target: stop when the metric is as good as this; None: never.
@@ -27,16 +26,16 @@ class Watch:
         self,
         monitor: str,
         *,
-        mode: str = "auto",
+        mode: str = "min",
         patience: int | None = None,
         min_delta: float = 0.0,
         target: float | None = None,
     ) -> None:
-        self.monitor, self.mode = monitor, mode if mode != "auto" else better(monitor)
+        self.monitor, self.mode = monitor, mode
         self.patience, self.min_delta, self.target = patience, min_delta, target
-        self.best, self.best_epoch = float("inf"), 0  # in the sense of smaller is better
+        self.best, self.best_epoch = math.inf, 0  # in the sense of smaller is better; 0: none so far
         self.weights: list[Tensor] = []  # those of the best epoch
-        self._reference, self._waited = float("inf"), 0
+        self._reference, self._waited = math.inf, 0
         self._epoch: int | None = 0  # the last one seen; None: unknown, of an old checkpoint
 
     def see(self, epoch: int, metrics: Mapping[str, float], weights: "Sequence[Tensor]") -> str | None:
@@ -44,20 +43,25 @@ class Watch:
         if self.monitor not in metrics:
             raise Refusal(f"`trainer.monitor`: this run has no {self.monitor!r}{nearest(self.monitor, metrics)}")
         value = metrics[self.monitor]
-        loss = value if self.mode == "min" else -value
-        if loss < self.best or not self.weights:
+        loss = cost(value, self.mode)
+        if loss < self.best:
             self.best, self.best_epoch = loss, epoch
             self.weights = [t.detach().clone() for t in weights]
         self._waited += 1 if self._epoch is None else epoch - self._epoch  # more where not every epoch is validated
         self._epoch = epoch
         if loss < self._reference - self.min_delta:
             self._reference, self._waited = loss, 0
-        if self.target is not None and loss <= (self.target if self.mode == "min" else -self.target):
+        if self.target is not None and loss <= cost(self.target, self.mode):
             return f"{self.monitor} is {value:.6g}, the target {self.target:.6g}"
         if self.patience is not None and self._waited >= self.patience:
-            best = self.best if self.mode == "min" else -self.best
-            return f"{self.monitor} has not improved for {self._waited} epochs on {best:.6g} of epoch {self.best_epoch}"
+            return f"{self.monitor} has not improved for {self._waited} epochs {self._since()}"
         return None
+
+    def _since(self) -> str:
+        if not self.best_epoch:
+            return "and was no finite number in any"
+        best = self.best if self.mode == "min" else -self.best
+        return f"on {best:.6g} of epoch {self.best_epoch}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it has seen."""
@@ -69,13 +73,3 @@ class Watch:
 
 
 _SEEN = ("best", "best_epoch", "weights", "_reference", "_waited", "_epoch")
-
-
-def better(name: str) -> str:
-    """Return `max` for a metric of which more is better, else `min`.
-
-    >>> better("val_accuracy"), better("val_top_3"), better("val_loss")
-    ('max', 'max', 'min')
-    """
-    plain = name.removeprefix("val_").removesuffix("_ema")
-    return "max" if plain.startswith(LARGER_IS_BETTER) else "min"

@@ -87,8 +87,8 @@ def make_run(
 ) -> Run:
     """Return what a run has for itself: its seed, its schedule and what watches it."""
     trainer = config["trainer"]
-    watch = make_watch(trainer, data, loss, metrics)
-    check_objective(config["sweep"]["objective"], trainer, data, loss, metrics)
+    watch = make_watch(config, data, loss, metrics)
+    check_objective(config, data, loss, metrics)
     length = rows.length(data, trainer, config["scheduler"]["interval"])
     schedule = make_schedule(config["scheduler"], optimizer, length, watch)
     watched = any(trainer[k] is not None for k in ("monitor", "patience", "target"))

@@ -8,11 +8,11 @@ from torch import nn
 
 from gdexp import metrics
 from gdexp.build import fit
-from gdexp.config import targets
+from gdexp.config import direction, targets
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.data import TensorData
 from gdexp.metrics import Metric
-from gdexp.watch import Watch, better
+from gdexp.watch import Watch
 
 
 def make_metrics(wanted: list[str], loss: Any, data: TensorData) -> tuple[dict[str, Metric], Metric | None]:
@@ -45,25 +45,28 @@ def make_metrics(wanted: list[str], loss: Any, data: TensorData) -> tuple[dict[s
     return found, functools.partial(metrics.accuracy, **threshold) if classifies else None
 
 
-def make_watch(trainer: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]) -> Watch:
+def make_watch(config: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]) -> Watch:
     """Return what follows the monitor; its name is checked where it can be known before training."""
+    trainer = config["trainer"]
     monitor = trainer["monitor"] or ("val_loss" if data.val is not None else "train_loss")
     known = ["train_loss", "lr", *trainer["record"], *_measured("val", data.val, trainer, further)]
     if loss is not None and monitor not in known:  # a model's own numbers aren't known yet
         raise Refusal(f"`trainer.monitor`: this run has no {monitor!r}{nearest(monitor, known)}")
-    mode = trainer["monitor_mode"] if trainer["monitor_mode"] != "auto" else better(monitor)
+    mode = direction.of_monitor(monitor, config)
     return Watch(monitor, mode=mode, **{k: trainer[k] for k in ("patience", "min_delta", "target")})
 
 
-def check_objective(
-    name: str | None, trainer: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]
-) -> None:
+def check_objective(config: Mapping[str, Any], data: TensorData, loss: Any, further: Mapping[str, Metric]) -> None:
     """Refuse to order the runs of a sweep by what they don't measure, likewise."""
+    name, trainer = config["sweep"]["objective"], config["trainer"]
+    if name is None:
+        return
     splits = {"val": data.val, "test": data.test}
     measured = [m for split, rows in splits.items() for m in _measured(split, rows, trainer, further)]
     known = ["train_loss", "lr", *trainer["record"], *measured]
-    if name is not None and loss is not None and name not in known:
+    if loss is not None and name not in known:
         raise Refusal(f"`sweep.objective`: these runs have no {name!r}{nearest(name, known)}")
+    direction.of_objective(name, config)
 
 
 def _measured(split: str, rows: Any, trainer: Mapping[str, Any], further: Mapping[str, Metric]) -> list[str]:

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         " sweep; tracking.uri=… names another store",
     )
     parser.add_argument("--objective", metavar="METRIC", help="that the runs are ordered by")
+    parser.add_argument("--mode", choices=("min", "max"), help="which of it is best; default: what the runs say")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table; - prints it")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all; - prints it")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a report with pictures, in one file")
@@ -53,7 +54,7 @@ def _compare(words: argparse.Namespace) -> None:
 
     what, uri = split_words(words.what)
     with reading(uri) as reader:
-        chosen = select(reader, what, words.objective)
+        chosen = select(reader, what, words.objective, words.mode)
         found = comparison.compared(chosen, reader)
         shown = "-" not in (str(words.csv), str(words.json))
         of_runs = chosen.sweep is None and bool(what) and all(RUN_ID.fullmatch(word) for word in what)

@@ -87,7 +87,12 @@ def _rows(found: Comparison) -> list[dict[str, Any]]:
     for s in found.settings:
         n, mean, deviation, low, high = s.summary
         numbers = {"n": n, "mean": mean, "sd": deviation, "low": low, "high": high, "best": s.best}
-        about = {"diverged": s.diverged, "seconds": s.seconds, "runs": " ".join(row.run_id for row in s.rows)}
+        about = {
+            "diverged": s.diverged,
+            "nan": s.nan,
+            "seconds": s.seconds,
+            "runs": " ".join(row.run_id for row in s.rows),
+        }
         rows.append({k: s.params.get(k) for k in keys} | _plain(numbers) | _plain(about))
     return rows
 

@@ -56,7 +56,7 @@ def headline(found: Comparison) -> str:
 def columns(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return heads and cells of the table, a line a setting; columns that would be empty are left out."""
     keys = list(dict.fromkeys(key for setting in found.settings for key in setting.params))
-    heads = ["", *keys, "n", "mean", "sd", "95 % interval", "best", "diverged", "seconds"]
+    heads = ["", *keys, "n", "mean", "sd", "95 % interval", "best", "diverged", "NaN", "seconds"]
     lines = []
     for place, setting in enumerate(found.settings):
         s = setting.summary
@@ -64,7 +64,8 @@ def columns(found: Comparison) -> tuple[list[str], list[list[str]]]:
         own = [_cut(_param(setting.params.get(key, ""))) for key in keys]
         mark = "*" if place == 0 and s.n else ""
         numbers = [str(s.n), _number(s.mean), _number(s.deviation), interval, _number(setting.best)]
-        lines.append([mark, *own, *numbers, str(setting.diverged or ""), _number(setting.seconds, 3)])
+        lost = [str(count or "") for count in (setting.diverged, setting.nan)]
+        lines.append([mark, *own, *numbers, *lost, _number(setting.seconds, 3)])
     kept = [i for i in range(len(heads)) if i == 0 or any(line[i] for line in lines)]
     return [heads[i] for i in kept], [[line[i] for i in kept] for line in lines]
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gdexp.config import direction
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.tracking import view
 from gdexp.tracking.reader import Reader, Row, Which
 from gdexp.tracking.table import RUN_ID
 from gdexp.tracking.varied import varied
-from gdexp.watch import better
 
 _STORE = "tracking.uri="
 _OPERATORS = ("=", "<", ">", " like ", " in ", " is ")
@@ -24,6 +24,7 @@ class Selection(NamedTuple):
         places: of these in what the reader has read.
         objective: the metric that they are ordered by.
         at: its `last` value or its `best`.
+        mode: whether its `min` or its `max` is best.
         values: of the objective, by run id.
         params: in which they differ.
         summary: the run that stands for their sweep.
@@ -38,6 +39,7 @@ class Selection(NamedTuple):
     places: list[int]
     objective: str
     at: str
+    mode: str
     values: dict[str, float]
     params: list[str]
     summary: Row | None
@@ -49,7 +51,7 @@ class Selection(NamedTuple):
     @property
     def least(self) -> bool:
         """Whether the least value of the objective is best."""
-        return better(self.objective) == "min"
+        return self.mode == "min"
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], str | None]:
@@ -58,13 +60,21 @@ def split_words(words: Sequence[str]) -> tuple[list[str], str | None]:
     return [word for word in words if not word.startswith(_STORE)], uris[-1] if uris else None
 
 
-def select(reader: Reader, what: Sequence[str], objective: str | None = None) -> Selection:
+def select(
+    reader: Reader,
+    what: Sequence[str],
+    objective: str | None = None,
+    mode: str | None = None,
+    default: str | None = None,
+) -> Selection:
     """Find the runs that a command line names.
 
     Args:
         reader: of the store.
         what: an id of a sweep, a name of an experiment, a filter or ids of runs; nothing: the newest sweep.
         objective: a metric; None: the one of the sweep, else val_loss, else train_loss.
+        mode: whether its `min` or its `max` is best; None: what the runs say.
+        default: likewise, where they say nothing; None: such an objective is refused.
 
     Raises:
         Refusal: there are none.
@@ -85,14 +95,16 @@ def select(reader: Reader, what: Sequence[str], objective: str | None = None) ->
     rows = [row for _, row in kept]
     metric, at = _objective(rows, summary, objective)
     values = {row.run_id: row.metrics[metric] for row in rows if metric in row.metrics}
+    mode = mode or _mode(metric, rows, summary) or default
+    if mode is None:
+        raise Refusal(f"nothing says whether more or less of {metric!r} is better: add --mode min or --mode max")
     if at == "best":
-        side = 0 if better(metric) == "min" else 1
         extremes = reader.extremes([metric])[metric]
-        values = {row.run_id: extremes[i][side] for i, row in kept if i in extremes}
+        values |= {row.run_id: extremes[i][mode == "max"] for i, row in kept if i in extremes}
     params = varied([row.params for row in rows])
     places = [i for i, _ in kept]
     named = summary, sweep, which.experiment
-    return Selection(title, reader.uri, rows, places, metric, at, values, params, *named, foreign, clause)
+    return Selection(title, reader.uri, rows, places, metric, at, mode, values, params, *named, foreign, clause)
 
 
 def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
@@ -134,6 +146,15 @@ def _also(rows: Sequence[Row]) -> list[str]:
     """Return the ids of runs of a sweep that were done before it."""
     tags = [value for row in rows if row.is_summary for key, value in row.tags.items() if key.startswith("gdexp.also.")]
     return [run_id for value in tags for run_id in value.split()]
+
+
+def _mode(metric: str, rows: Sequence[Row], summary: Row | None) -> str | None:
+    """Return which way a metric is better, as sweep and runs have recorded it; None: they don't say, or differ."""
+    of_sweep = summary.tags if summary is not None else {}
+    if metric == of_sweep.get("gdexp.objective") and "gdexp.objective_mode" in of_sweep:
+        return of_sweep["gdexp.objective_mode"]
+    said = {direction.recorded(metric, text) for text in {row.tags.get(direction.TAG) for row in rows}} - {None}
+    return said.pop() if len(said) == 1 else None
 
 
 def _objective(rows: Sequence[Row], summary: Row | None, asked: str | None) -> tuple[str, str]:

@@ -22,6 +22,12 @@ class Setting(NamedTuple):
     summary: Summary
     best: float
     seconds: float  # of a run, in the mean
+    nan: int = 0  # runs whose objective is no finite number, though they ended well
+
+    @property
+    def lost(self) -> int:
+        """How many runs have no value, which is worse than any."""
+        return self.diverged + self.nan
 
     @property
     def name(self) -> str:
@@ -30,7 +36,7 @@ class Setting(NamedTuple):
 
 
 def settings(found: Selection) -> list[Setting]:
-    """Gather runs, the best setting first; settings with runs that diverged come behind those without."""
+    """Gather runs, the best setting first; those with runs that diverged or ended in NaN come last."""
     keys = [key for key in found.params if key != "seed"]
     gathered: dict[tuple[str | None, ...], dict[str, Row]] = {}
     for row in found.rows:  # newest first
@@ -40,15 +46,14 @@ def settings(found: Selection) -> list[Setting]:
             seeds[seed] = row
     made = [_setting(dict(zip(keys, values, strict=True)), seeds, found) for values, seeds in gathered.items()]
     sign = 1 if found.least else -1
-    return sorted(made, key=lambda s: (s.summary.n == 0, s.diverged > 0, sign * s.summary.mean if s.summary.n else 0))
+    return sorted(made, key=lambda s: (s.summary.n == 0, s.lost > 0, sign * s.summary.mean if s.summary.n else 0))
 
 
 def _setting(params: Mapping[str, str | None], seeds: Mapping[str, Row], found: Selection) -> Setting:
     rows = list(seeds.values())
-    ended = {
-        s: r for s, r in seeds.items() if r.outcome in ENDED and math.isfinite(found.values.get(r.run_id, math.nan))
-    }
-    values = {s: found.values[r.run_id] for s, r in sorted(ended.items(), key=lambda item: _number(item[0]))}
+    ended = [(s, r) for s, r in seeds.items() if r.outcome in ENDED and r.run_id in found.values]
+    measured = {s: found.values[r.run_id] for s, r in sorted(ended, key=lambda item: _number(item[0]))}
+    values = {s: value for s, value in measured.items() if math.isfinite(value)}
     times = [(r.end_time - r.start_time) / 1000 for r in rows if r.end_time is not None]
     return Setting(
         {k: v for k, v in params.items() if v is not None},
@@ -58,6 +63,7 @@ def _setting(params: Mapping[str, str | None], seeds: Mapping[str, Row], found: 
         summary(list(values.values())),
         (min if found.least else max)(values.values(), default=math.nan),
         sum(times) / len(times) if times else math.nan,
+        len(measured) - len(values),
     )
 
 
@@ -85,10 +91,10 @@ def sensitivities(found: Selection, made: Sequence[Setting], reader: Reader) -> 
     sensitivity = {}
     for name, rates in optimizers.items():
         starts = list(reader.first("train_loss", [places[row.run_id] for row in rates[0][1].rows]).values())
-        if not starts or not any(s.summary.n and not s.diverged for _, s in rates):
+        if not starts or not any(s.summary.n and not s.lost for _, s in rates):
             continue
         start = sum(starts) / len(starts)
-        losses = [start if s.diverged or not s.summary.n else min(s.summary.mean, start) for _, s in rates]
+        losses = [start if s.lost or not s.summary.n else min(s.summary.mean, start) for _, s in rates]
         sensitivity[name] = sum(losses) / len(losses) - min(losses)
     return sensitivity
 

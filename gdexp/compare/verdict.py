@@ -48,7 +48,7 @@ def verdict(found: Selection, made: Sequence[Setting]) -> Verdict:
     adjusted = [p for p, (_, is_second) in zip(holm([p for p, _ in ps]), ps, strict=True) if is_second]
     p = adjusted[0] if adjusted else math.nan
     provisional = len(good) > 2
-    wins = p < LEVEL and not first.diverged
+    wins = p < LEVEL and not first.lost
     text = _won(found, first, second, d, p, len(ps)) if wins else _open(found, first, second, d, p)
     fresh = _fresh(first, second, None if wins else seeds_needed(d.summary))
     if provisional and wins:
@@ -82,8 +82,9 @@ def _open(found: Selection, first: Setting, second: Setting, d: Difference, p: f
         doubt = f"{seeds} say whether that is chance; at least {more} more {_seeds(more)} needed"
         return f"Can't tell: {ahead} by {by}, but {doubt}."
     seen = f"{_by(found, d)}, paired t test over {n} common seeds p = {_p(d.p)}{_ranks(d)}"
-    if first.diverged:
-        return f"Can't tell: {ahead}, but {first.diverged} of its runs diverged ({seen})."
+    if first.lost:
+        how = "diverged" if first.diverged else "ended in NaN"
+        return f"Can't tell: {ahead}, but {first.diverged or first.nan} of its runs {how} ({seen})."
     needed = seeds_needed(d.summary, LEVEL * d.p / p if p else LEVEL)
     if needed is None:
         return f"Can't tell: {ahead}, but no number of seeds that anybody trains would show it ({seen})."

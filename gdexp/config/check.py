@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gdexp.config import targets
+from gdexp.config import direction, targets
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.sources import options
 
@@ -108,6 +108,7 @@ RULES: dict[str, tuple[str, Any]] = {
     "sweep.again": _BOOLEAN,
     "sweep.on_error": _among("continue", "stop"),
     "sweep.objective": _or_null(_TEXT),
+    "sweep.objective_mode": _among("auto", "min", "max"),
     "sweep.objective_at": _among("last", "best"),
 }
 
@@ -197,6 +198,7 @@ def check_targets(plain: Mapping[str, Any], sound: Sound | None = None) -> None:
         raise Refusal("`scheduler.interval` must be epoch: a plateau is seen in the metrics of epochs")
     for i, hook in enumerate(plain["trainer"]["on_epoch"]):
         targets.resolve(f"trainer.on_epoch[{i}]", hook)
+    direction.check(plain)
 
 
 def _check_target(group: str, node: Mapping[str, Any]) -> None:

@@ -148,19 +148,23 @@ def ready(config: Mapping[str, Any]) -> None:
         ensure(db)
 
 
-def finished_jobs(config: Mapping[str, Any], study: str | None = None) -> dict[str, "list[Result]"]:
+def finished_jobs(
+    config: Mapping[str, Any], study: str | None = None, extremes: Sequence[str] = ()
+) -> dict[str, "list[Result]"]:
     """Return the finished runs of sweeps that a store has, by the key of their job.
 
     Args:
         config: the `tracking` node.
         study: as in `start`.
+        extremes: metrics of which also the smallest and the largest value are wanted.
     """
     if config["writer"] == "none":
         return {}
     from gdexp.tracking.done import finished
     from gdexp.tracking.store import store_uri
 
-    return finished(store_uri(config["uri"]), _experiment(config, study), direct=config["writer"] == "auto")
+    direct = config["writer"] == "auto"
+    return finished(store_uri(config["uri"]), _experiment(config, study), direct=direct, extremes=extremes)
 
 
 def _experiment(config: Mapping[str, Any], study: str | None) -> str:

@@ -22,8 +22,10 @@ class Result(NamedTuple):
     stacked: bool = False  # trained as one program with other runs
     sweep: str | None = None  # that it was trained for
     objective_name: str | None = None  # the metric that the runs of a sweep are ordered by,
-    objective: float | None = None  # and its value
+    objective: float | None = None  # and its value,
+    objective_mode: str = "min"  # of which more is better, max, or less
     error: Exception | None = None  # that ended it
+    extremes: Mapping[str, tuple[float, float]] | None = None  # smallest and largest value, where asked for
 
 
 def row(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking.reader import Row, Which
+from gdexp.tracking.reader import Row, Which, with_gaps
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -100,7 +100,7 @@ class ByClient:
                     last = self._epoch(info) if info.status == "RUNNING" else 0
                     times = info.start_time, info.end_time
                     about = info.run_id, info.run_name, info.status, names[info.experiment_id], *times
-                    yield Row(*about, dict(data.params), tags, dict(data.metrics), last)
+                    yield Row(*about, dict(data.params), tags, with_gaps(dict(data.metrics), tags), last)
                 if most or not (token := page.token):
                     return
         except MlflowException as error:

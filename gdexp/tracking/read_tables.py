@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gdexp.tracking.reader import Row, Which, client
+from gdexp.tracking.reader import Row, Which, client, with_gaps
 from gdexp.tracking.sqlite import Tables
 
 if TYPE_CHECKING:
@@ -45,12 +45,16 @@ class Direct:
             "SELECT i, r.run_uuid, r.name, r.status, e.name, r.start_time, r.end_time FROM chosen"
             " JOIN runs r USING (run_uuid) JOIN experiments e USING (experiment_id) ORDER BY i"
         )
-        return [Row(*own, params[i], tags[i], metrics[i], epochs[i]) for i, *own in about]  # type: ignore[call-arg]
+        last = [with_gaps(own, tags[i]) for i, own in enumerate(metrics)]
+        return [Row(*own, params[i], tags[i], last[i], epochs[i]) for i, *own in about]  # type: ignore[call-arg]
 
     def extremes(self, keys: Sequence[str]) -> dict[str, dict[int, tuple[float, float]]]:
         """Return the smallest and the largest value of metrics, by the place of the run in the last `rows`."""
         found: dict[str, dict[int, tuple[float, float]]] = {key: {} for key in keys}
-        sql = "SELECT i, key, min(value), max(value) FROM chosen CROSS JOIN metrics USING (run_uuid) GROUP BY i, key"
+        sql = (
+            "SELECT i, key, min(value), max(value) FROM chosen CROSS JOIN metrics USING (run_uuid)"
+            " WHERE NOT is_nan GROUP BY i, key"
+        )
         for i, key, least, most in self._tables.select(sql):
             if key in found:
                 found[key][i] = least, most

@@ -3,6 +3,8 @@
 A SQLite store whose schema is known is read directly, any other by MLflow's client. Knows no torch.
 """
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,14 @@ class Row(NamedTuple):
     @property
     def is_summary(self) -> bool:
         return self.tags.get("gdexp.kind") == "sweep"
+
+
+def with_gaps(metrics: dict[str, float], tags: Mapping[str, str]) -> dict[str, float]:
+    """Return a run's last metrics with NaN for those that ended so, of which a store has an earlier value only."""
+    if "gdexp.nan" not in tags:
+        return metrics
+    gaps = json.loads(tags["gdexp.nan"])
+    return metrics | {name: math.nan for name, gap in gaps.items() if gap["at_end"]}
 
 
 class Which(NamedTuple):

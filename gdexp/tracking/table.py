@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gdexp.config import direction
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.tracking.frame import columns, frame
 from gdexp.tracking.reader import Reader, Row, Which, reading
-from gdexp.watch import better
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ def runs(what: str | None = None, *, uri: str | None = None, curves: bool = Fals
 
     Returns:
         one row a run: run_id, name, status, outcome, params, the final and, as `best_train_loss`, the best metrics by
-        their names. Of the long form: run_id, name, key, step, value.
+        their names, where it is known which way is better. Of the long form: run_id, name, key, step, value.
 
     Raises:
         ValueError: no such store, experiment or sweep.
@@ -44,8 +44,9 @@ def runs(what: str | None = None, *, uri: str | None = None, curves: bool = Fals
     places = [i for i, row in enumerate(rows) if not row.is_summary]
     found = columns([rows[i] for i in places])
     for key, extremes in best.items():
-        side = 1 if better(key) == "max" else 0
-        found[f"best_{key}"] = [extremes[i][side] if i in extremes else None for i in places]
+        modes = {i: direction.recorded(key, rows[i].tags.get(direction.TAG)) for i in places if i in extremes}
+        if any(modes.values()):
+            found[f"best_{key}"] = [extremes[i][mode == "max"] if (mode := modes.get(i)) else None for i in places]
     return frame(found)
 
 
