@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from gdexp.data.nest import size
 from gdexp.losses import Loss
-from gdexp.metrics import Metric
+from gdexp.reading import Reading
 from gdexp.step import Step
 
 
@@ -21,7 +21,7 @@ class OneRun:
         loss: (output, target) -> scalar; None: the model has a `training_loss(batch)`, which returns
             the loss, or the loss and a dict of further numbers.
         step: over the model's parameters.
-        accuracy: measured beside the loss where it is given.
+        reading: of the outputs of a classifier, whose accuracy is measured beside the loss.
         autocast: the dtype of a mixed-precision forward pass; None: that of the weights.
         compiled: run the model through torch.compile.
         validated_with_gradients: evaluate where gradients may be taken, as a loss made of derivatives needs.
@@ -33,13 +33,13 @@ class OneRun:
         loss: Loss | None,
         step: Step,
         *,
-        accuracy: Metric | None = None,
+        reading: Reading | None = None,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
         validated_with_gradients: bool = False,
     ) -> None:
         self.model: Any = model  # Any: nn.Module declares no training_loss
-        self.loss, self.step, self.accuracy = loss, step, accuracy
+        self.loss, self.step, self.reading = loss, step, reading
         self._learns = next(model.parameters(), None) is not None  # else it has buffers only
         forward: Any = model if loss is not None else self.model.training_loss
         self._forward = torch.compile(forward) if compiled else forward
@@ -67,7 +67,7 @@ class OneRun:
         norms = self.step(closure)
         return {**evaluations[0], **norms}
 
-    def evaluate(self, batch: Any, outputs: list[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+    def evaluate(self, batch: Any, outputs: list[tuple[Any, Any]] | None = None) -> Mapping[str, Tensor]:
         """Return `loss`, for a classifier `accuracy`, and the model's further numbers, in eval mode.
 
         Args:
@@ -81,8 +81,8 @@ class OneRun:
             if self.validated_with_gradients:
                 measures, output = tree_map(_detached, (measures, output))
             with torch.no_grad():
-                if self.accuracy is not None:
-                    measures["accuracy"] = self.accuracy(output, batch[1])
+                if self.reading is not None:
+                    measures |= self.reading.accuracy(output, batch[1])
                 if outputs is not None:
                     outputs.append((output, batch[1]))
                 return measures

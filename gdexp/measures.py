@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+_OVER = "/over"
+
 
 def after_epoch(
     wanted: Collection[str], weights: Sequence[Tensor], rows: int, trained: float, whole: float
@@ -49,25 +51,42 @@ def _peak_bytes(device: torch.device) -> float:
 
 
 def means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[dict[str, float]]:
-    """Average each run's measures over its batches, weighted by their rows; the host waits here, once an epoch."""
-    names = dict.fromkeys(name for _, measures in steps for name in measures)
+    """Average each run's measures over its batches; the host waits here, once an epoch.
+
+    A batch counts as much as its rows, or as what it was divided by, where the measure `over(name)` says so.
+    """
+    names = dict.fromkeys(name for _, measures in steps for name in measures if not name.endswith(_OVER))
     columns = {}
     for name in names:
-        there = [(n, measures[name]) for n, measures in steps if name in measures]
-        values = [_numbers(value, count) for value in _together([value for _, value in there])]
+        there = [(n, measures) for n, measures in steps if name in measures]
+        values = _of_steps(name, there, count)
         if len(values) == 1:
             columns[name] = values[0]
             continue
-        total = sum(n for n, _ in there)
-        columns[name] = [_weighted(run, there) / total for run in zip(*values, strict=True)]
+        own = over(name) in there[0][1]
+        sizes = _of_steps(over(name), there, count) if own else [[n] * count for n, _ in there]
+        columns[name] = list(map(_mean, zip(*values, strict=True), zip(*sizes, strict=True)))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _weighted(values: Sequence[float], there: Sequence[tuple[int, Any]]) -> float:
-    total = 0.0
-    for (n, _), value in zip(there, values, strict=True):
-        total += n * value
-    return total
+def over(name: str) -> str:
+    """Return the name under which a learner says what the batch's measure was divided by.
+
+    It is 0 for a sum, whose batches are added up, and for a batch of which nothing counts.
+    """
+    return name + _OVER
+
+
+def _of_steps(name: str, there: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[list[float]]:
+    return [_numbers(value, count) for value in _together([measures[name] for _, measures in there])]
+
+
+def _mean(values: Sequence[float], sizes: Sequence[float]) -> float:
+    total = whole = 0.0
+    for value, size in zip(values, sizes, strict=True):
+        total += size * value if size else value
+        whole += size
+    return total / (whole or 1.0)
 
 
 def _together(values: Sequence[Tensor]) -> list[Any]:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from gdexp.average import Average
 from gdexp.data import TensorData
 from gdexp.data.batches import Batches, groups
 from gdexp.measures import after_epoch, means
-from gdexp.metrics import Metric
+from gdexp.reading import Metrics
 from gdexp.schedule import Schedule
 from gdexp.watch import Watch
 
@@ -147,7 +148,7 @@ class Loop:
         max_steps: int | None = None,
         max_seconds: float | None = None,
         average: Average | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Metrics | None = None,
         record: Collection[str] = (),
         on_step: OnStep | None = None,
     ) -> None:
@@ -317,7 +318,7 @@ def evaluate(
     learner: Learner,
     split: Any,
     batch_size: int | None = None,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Metrics | None = None,
     runs: int | None = None,
 ) -> list[dict[str, float]]:
     """Return each run's measures on a split, means over its rows, and further metrics of the whole.
@@ -329,16 +330,18 @@ def evaluate(
         metrics: of the whole split.
         runs: how many, where there are several.
     """
-    outputs: list[tuple[Tensor, Tensor]] = []
-    keep = (outputs,) if metrics else ()
+    outputs: list[tuple[Any, Any]] = []
+    keep = (outputs,) if metrics is not None and metrics.names else ()
     batches = Batches(split, _EVALUATION_BATCHES * batch_size if batch_size else None)
     found = means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)], runs or 1)
-    if metrics:
-        target = torch.cat([t for _, t in outputs])
-        whole = [o if runs else o[None] for o, _ in outputs]  # (runs, rows, …)
-        for own, output in zip(found, torch.cat(whole, dim=1), strict=True):
-            own |= {name: float(metric(output, target)) for name, metric in metrics.items()}
+    if metrics is not None and keep:
+        for place, own in enumerate(found):
+            own |= metrics([(_of_place(output, place), target) for output, target in outputs] if runs else outputs)
     return found
+
+
+def _of_place(outputs: Any, place: int) -> Any:
+    return tree_map(lambda t: t[place], outputs)  # (runs, rows, …) -> (rows, …)
 
 
 class _Weights:

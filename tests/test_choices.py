@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gdexp
-from gdexp.build import fit
 from gdexp.config.compose import compose
 from gdexp.config.sources import conf_dir, options, studies_dir
 from gdexp.config.targets import resolve
@@ -127,7 +127,9 @@ def _data_for(words: list[str]) -> str:
     kind = resolve("loss", compose(words)[0].config["loss"]["_target_"])
     if not isinstance(kind, type):
         return "line"
-    return "iris" if issubclass(kind, fit.CLASSES) else "moons" if issubclass(kind, fit.TWO_VALUES) else "line"
+    if kind in (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss):
+        return "iris"
+    return "moons" if kind.__name__.startswith(("BCE", "SoftMargin", "Hinge", "MultiLabelSoft")) else "line"
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g) if g != "tracking"])

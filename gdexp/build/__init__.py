@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import fit, rows, updates, watching
+from gdexp.build import fit, measuring, rows, target, updates
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
 from gdexp.config.written import typed
 from gdexp.data import TensorData
 from gdexp.data.identity import Identity
 from gdexp.data.nest import moved
+from gdexp.data.split import standardize
 from gdexp.learner import OneRun
-from gdexp.metrics import Metric
+from gdexp.losses import MODULES
 from gdexp.objectives import Objective
+from gdexp.reading import Metrics, Reading
 from gdexp.train import Learner, Run
 
 SMALL_WORK = 1e6  # parameters × rows a step, below which one CPU thread is quickest
@@ -49,8 +51,8 @@ class Parts(NamedTuple):
     loss: Any
     runs: list[Run]  # one, or several that train as one
     average: Average | None
-    accuracy: Metric | None
-    metrics: dict[str, Metric]
+    reading: Reading | None  # of a classifier's outputs
+    metrics: Metrics
     hooks: list[Callable[..., object]]
     threads: int
     deterministic: bool
@@ -72,7 +74,9 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     data, identity = rows.load(config["data"], options)
     rows.prepare_loaders(data, trainer, config["seed"])
     rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
-    data = fit.with_target_kind(data, loss, options)
+    data = target.settle(data, loss, options, config["model"].get("out_features"))
+    if (which := config["data"]["standardize"]) != "none":
+        data = standardize(data, "inputs" if which == "both" and not target.may_be_scaled(loss) else which)
     for group in ("model", "learner"):
         if config[group]["_target_"] is not None:
             config = config | {group: fit.sized(group, config[group], data, loss)}
@@ -91,7 +95,10 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     updates.check_sparse(optimizer, model, loss, data)
     data = fit.each(data, lambda batch: moved(batch, device, dtype))
     rows.pin(data, device)
-    metrics, accuracy = watching.make_metrics(config["metrics"], loss, data)
+    reading = measuring.make_reading(loss, data)
+    metrics = measuring.make_metrics(config["metrics"], loss, data, reading)
+    if reading is not None and reading.meaning.of_numbers:
+        reading = None
     learner: Learner
     if config["learner"]["_target_"] is None:
         assert model is not None  # make_model refused
@@ -101,7 +108,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
             model,
             loss,
             step,
-            accuracy=accuracy,
+            reading=reading,
             autocast=autocast,
             compiled=trainer["compile"],
             validated_with_gradients=trainer["validate_with_gradients"] is True,
@@ -118,7 +125,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
         loss,
         [updates.make_run(config, data, loss, metrics, optimizer)],
         None if trainer["ema"] is None else Average(learner.weights(), trainer["ema"]),
-        accuracy,
+        reading,
         metrics,
         [targets.resolve(f"trainer.on_epoch[{i}]", name) for i, name in enumerate(trainer["on_epoch"])],
         _threads(trainer["threads"], work),
@@ -128,14 +135,17 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
 
 
 def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
-    """Return the loss: a class is built, a function is used as it is."""
+    """Return the loss: a class is built, and so is the module that a function of torch is; others are used as is."""
     if node["_target_"] is None:
         return None
-    target = targets.resolve("loss._target_", node["_target_"])
-    if isinstance(target, type):
-        return targets.build("loss", node)
+    found = targets.resolve("loss._target_", node["_target_"])
     arguments = {k: v for k, v in node.items() if k != "_target_"}
-    return functools.partial(target, **arguments) if arguments else target
+    module = MODULES.get(found)
+    if module is not None and arguments.keys() <= targets.parameters(module).keys():
+        return targets.build("loss", {"_target_": f"torch.nn.{module.__name__}", **arguments})
+    if isinstance(found, type):
+        return targets.build("loss", node)
+    return functools.partial(found, **arguments) if arguments else found
 
 
 def make_model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str | None]) -> nn.Module | None:

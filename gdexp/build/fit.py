@@ -1,4 +1,4 @@
-"""Data, model and loss made to fit each other, or refused: kinds of target, sizes and shapes."""
+"""Data, model and loss made to fit each other, or refused: sizes and shapes."""
 
 import copy
 import math
@@ -11,41 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
-from gdexp.data import TensorData
+from gdexp.data import TensorData, Weighted
 from gdexp.data.loading import Loader
 from gdexp.data.nest import moved
-from gdexp.losses import GaussianNLLLoss
-
-# the targets that losses of torch take: class indices (rows,), numbers of the output's shape,
-# or two values of the output's shape, 0 and 1 or -1 and 1
-CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-NUMBERS = (
-    *(nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss, nn.PoissonNLLLoss, nn.KLDivLoss),
-    GaussianNLLLoss,
-)
-_ZERO_ONE = (nn.BCEWithLogitsLoss, nn.BCELoss, nn.MultiLabelSoftMarginLoss)
-_PLUS_MINUS = (nn.SoftMarginLoss, nn.HingeEmbeddingLoss)
-TWO_VALUES = _ZERO_ONE + _PLUS_MINUS
-
-
-def with_target_kind(data: TensorData, loss: Any, options: Mapping[str, str | None]) -> TensorData:
-    """Refuse a target that the loss can't take; read it the way that the loss does.
-
-    Args:
-        data: split.
-        loss: of torch, or anything else, whose target is left alone.
-        options: the option chosen in each group, for messages.
-    """
-    name, source = f"`loss={options.get('loss')}`", f"data={options.get('data')}"
-    if loss is not None and not is_pair(sample(data)):
-        raise Refusal(f"{name} needs data of the form (inputs, target); loss=none takes any")
-    if isinstance(loss, CLASSES):
-        return _with_classes(data, loss, name, source)
-    if isinstance(loss, NUMBERS):
-        return _with_numbers(data, loss, name, source)
-    if isinstance(loss, TWO_VALUES):
-        return _with_two_values(data, loss, name, source)
-    return data
+from gdexp.losses import Target, meaning
 
 
 def _sizes(data: TensorData, loss: Any) -> dict[str, Any]:
@@ -55,12 +24,12 @@ def _sizes(data: TensorData, loss: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if inputs and isinstance(inputs[0], Tensor):
         found = {"in_features": math.prod(inputs[0].shape[1:]), "in_shape": list(inputs[0].shape[1:])}
-    if is_pair(batch):
-        target = batch[1]
-        if target.is_floating_point() or target.dim() > 1:
-            found["out_features"] = math.prod(target.shape[1:]) * (2 if isinstance(loss, GaussianNLLLoss) else 1)
+    if is_pair(batch) and isinstance(target := next(iter(tree_leaves(batch[1])), None), Tensor):
+        numbers = target.is_floating_point() or target.is_complex()
+        if numbers or (data.classes is None and target.dim() > 1):
+            found["out_features"] = math.prod(target.shape[1:]) * meaning(loss).columns
         elif data.classes or not isinstance(data.train, Loader):
-            found["out_features"] = data.classes or 1 + int(data.train[1].max())
+            found["out_features"] = data.classes or 1 + int(tree_leaves(data.train[1])[0].max())
     return found
 
 
@@ -85,15 +54,16 @@ def fitted(data: TensorData, model: nn.Module, loss: Any, config: Mapping[str, A
     output = _tried(model, data, config) if loss is not None else None
     if output is None:
         return data
-    if isinstance(loss, CLASSES):
+    kind = meaning(loss).target
+    if kind in (Target.CLASSES, Target.SHARES_OR_CLASSES):
         if data.classes is not None and output.dim() > 1 and output.shape[1] != data.classes:
             raise Refusal(
                 f"the model has {output.shape[1]} outputs (model.out_features), but the data has {data.classes} classes"
             )
         if data.classes is None and output.dim() == 2 and not sample(data)[1].is_floating_point():
             data = data._replace(classes=output.shape[1])  # a Dataset that didn't say
-    elif isinstance(loss, NUMBERS + TWO_VALUES):
-        data = _with_shape(data, output, 2 if isinstance(loss, GaussianNLLLoss) else 1)
+    elif kind is not Target.ANY:
+        data = _with_shape(data, output, meaning(loss).columns)
     _try_loss(loss, output, sample(data)[1])
     return data
 
@@ -113,59 +83,18 @@ def sample(data: TensorData) -> Any:
 
 
 def is_pair(batch: Any) -> bool:
-    """Say whether a batch has the form (inputs, target)."""
-    return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
+    """Say whether a batch has the form (inputs, target), with or without weights."""
+    return isinstance(batch, Weighted) or (isinstance(batch, (tuple, list)) and len(batch) == 2)
 
 
-def _with_classes(data: TensorData, loss: Any, name: str, source: str) -> TensorData:
-    target = sample(data)[1]
-    if target.shape[1:].numel() != 1:  # probabilities of classes, or a class for each pixel
-        return data
-    if target.is_floating_point():
-        raise Refusal(f"{name} needs classes, but the target of {source} is continuous")
-    if isinstance(data.train, Loader):
-        return data
-    splits = [s[1] for s in data[:3] if s is not None]
-    ignored = getattr(loss, "ignore_index", None)
-    if any(((t < 0) & (t != ignored)).any() for t in splits):
-        raise Refusal(f"{name} needs classes from 0 on, but the target has negative numbers")
-    highest = max(int(t.max()) for t in splits)
-    if data.classes is not None and highest >= data.classes:
-        raise Refusal(f"{source} says that it has {data.classes} classes, but its target holds {highest}")
-    return data._replace(classes=data.classes or 1 + highest)
+def with_target(data: TensorData, change: Callable[[Any], Any]) -> TensorData:
+    """Return data of that form with each target changed."""
 
+    def changed(batch: Any) -> Any:
+        target = change(batch[1])
+        return batch._replace(target=target) if isinstance(batch, Weighted) else (batch[0], target)
 
-def _with_numbers(data: TensorData, loss: Any, name: str, source: str) -> TensorData:
-    if not sample(data)[1].is_floating_point():
-        if data.classes is not None:
-            raise Refusal(f"{name} needs a continuous target, but {source} has classes")
-        data = each(data, lambda batch: (batch[0], batch[1].double()))
-    for t in _targets(data):
-        if isinstance(loss, nn.PoissonNLLLoss) and t.min() < 0:
-            raise Refusal(f"{name} needs counts, but the target of {source} has negative numbers")
-        if isinstance(loss, nn.KLDivLoss):
-            p = t.double().exp() if loss.log_target else t.double()
-            if p.dim() < 2 or p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
-                raise Refusal(f"{name} needs rows of probabilities that sum to 1 as the target of {source}")
-    return data
-
-
-def _with_two_values(data: TensorData, loss: Any, name: str, source: str) -> TensorData:
-    signs = isinstance(loss, _PLUS_MINUS)
-    wanted = "targets of -1 and 1" if signs else "targets of 0 and 1"
-    if not sample(data)[1].is_floating_point():
-        if data.classes not in (2, None) or any(t.min() < 0 or t.max() > 1 for t in _targets(data)):
-            number = f"{data.classes} classes" if data.classes else "other numbers"
-            raise Refusal(f"{name} needs two classes, but {source} has {number}")
-        data = each(data, lambda b: (b[0], b[1].double() * 2 - 1 if signs else b[1].double()))
-    elif any((t.abs() != 1).any() if signs else (t.min() < 0 or t.max() > 1) for t in _targets(data)):
-        raise Refusal(f"{name} needs {wanted}, but the target of {source} has other numbers")
-    return data._replace(classes=None)
-
-
-def _targets(data: TensorData) -> list[Tensor]:
-    """Return the targets that can be looked at before training."""
-    return [split[1] for split in data[:3] if split is not None and not isinstance(split, Loader)]
+    return each(data, changed)
 
 
 def _with_shape(data: TensorData, output: Tensor, columns: int) -> TensorData:
@@ -180,7 +109,7 @@ def _with_shape(data: TensorData, output: Tensor, columns: int) -> TensorData:
     if columns > 1 and shape:
         shape[0] //= columns
     if math.prod(shape) == math.prod(wanted) == 1:  # (rows,) against (rows, 1) would be broadcast
-        return each(data, lambda batch: (batch[0], batch[1].reshape(-1, *shape)))
+        return with_target(data, lambda target: target.reshape(-1, *shape))
     if shape != wanted or columns * math.prod(wanted) != math.prod(output.shape[1:]):
         raise Refusal(
             f"a row of the model's output has the shape {list(output.shape[1:])}, a row of the target {wanted}"

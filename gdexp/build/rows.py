@@ -14,7 +14,7 @@ from gdexp.data import TensorData
 from gdexp.data.identity import Identity, identify
 from gdexp.data.loading import Loader, from_torch, split_dataset
 from gdexp.data.partition import Plan
-from gdexp.data.split import rows, split, standardize
+from gdexp.data.split import rows, split
 
 
 def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[TensorData, Identity]:
@@ -34,8 +34,7 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
     plan = {k: node[k] for k in Plan._fields}
     if not isinstance(data.train, Loader):
         data = split(data, **plan)
-        data = data.after_split(data) if data.after_split is not None else data
-        return standardize(data, node["standardize"]), identity
+        return (data.after_split(data) if data.after_split is not None else data), identity
     if node["standardize"] != "none":
         raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
     return split_dataset(data, **plan), identity

@@ -113,7 +113,7 @@ def build_together(first: Parts, configs: Sequence[dict[str, Any]], options: Map
                 _generator(template.device, state, config["seed"])
                 for (_, state), config in zip(own, configs, strict=False)
             ],
-            accuracy=first.accuracy,
+            reading=first.reading,
             clip_value=trainer["clip_value"],
             clip_norm=trainer["clip_norm"],
             record=trainer["record"],

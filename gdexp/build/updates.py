@@ -17,7 +17,7 @@ from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.nest import moved
-from gdexp.metrics import Metric
+from gdexp.reading import Metrics
 from gdexp.schedule import Schedule
 from gdexp.step import Step
 from gdexp.train import Run
@@ -83,7 +83,7 @@ def make_step(optimizer: Optimizer | None, trainer: Mapping[str, Any], device: t
 
 
 def make_run(
-    config: Mapping[str, Any], data: TensorData, loss: Any, metrics: Mapping[str, Metric], optimizer: Optimizer | None
+    config: Mapping[str, Any], data: TensorData, loss: Any, metrics: Metrics, optimizer: Optimizer | None
 ) -> Run:
     """Return what a run has for itself: its seed, its schedule and what watches it."""
     trainer = config["trainer"]

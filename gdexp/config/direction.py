@@ -28,7 +28,7 @@ _LESS = {
 }
 _NEITHER = {"lr", "weight_norm"}  # measured on request, and no better for being more or less
 _ROWS, _WEIGHTS = re.compile(r"^(train|val|test)_"), re.compile(r"(_ema|_best)+$")
-_TOP = re.compile(r"top_\d+")
+_GREATER_TOO = re.compile(r"top_\d+|(precision|recall|f1|auroc)_(micro|macro)")
 
 
 def known(name: str) -> str | None:
@@ -38,7 +38,7 @@ def known(name: str) -> str | None:
     ('max', 'max', 'min', None)
     """
     plain = _spellings(name)[-1]
-    if plain in _GREATER or _TOP.fullmatch(plain):
+    if plain in _GREATER or _GREATER_TOO.fullmatch(plain):
         return "max"
     return "min" if plain in _LESS else None
 

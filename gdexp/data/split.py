@@ -49,7 +49,7 @@ def standardize(data: TensorData, which: str) -> TensorData:
 
     Args:
         data: split, each split `(inputs, target)`.
-        which: `inputs`, `both` (also a continuous target) or `none`. A constant column is only shifted.
+        which: `inputs`, `both` (also a floating target) or `none`. A constant column is only shifted.
     """
     if which == "none":
         return data

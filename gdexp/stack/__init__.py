@@ -11,7 +11,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from gdexp.data.batches import OfEach
 from gdexp.data.split import rows
 from gdexp.losses import Loss
-from gdexp.metrics import Metric
+from gdexp.reading import Reading
 from gdexp.stack.one_of_many import OneOfMany
 from gdexp.stack.optimizer import StackedOptimizer
 
@@ -25,7 +25,7 @@ class Stack:
         models: of one structure, each as its run begins with it.
         loss: as in `OneRun`.
         generators: of the random numbers that the runs draw, one a run or one for all.
-        accuracy: measured beside the loss where it is given.
+        reading: as in `OneRun`.
         clip_value: as in `Step`, for each run apart.
         clip_norm: likewise.
         record: likewise.
@@ -37,14 +37,14 @@ class Stack:
         loss: Loss | None,
         generators: Sequence[torch.Generator],
         *,
-        accuracy: Metric | None = None,
+        reading: Reading | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
         record: Sequence[str] = (),
     ) -> None:
         self.runs = list(range(len(models)))  # which of them are here, by number, in the order of the tensors
         self._generators = list(generators)
-        self._accuracy, self._record = accuracy, record
+        self._reading, self._record = reading, record
         self._clip_value, self._clip_norm = clip_value, clip_norm
         self._module = _Forward(copy.deepcopy(models[0]), loss)
         parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ class Stack:
                 means[name] = means.get(name, 0.0) + value / parts if len(batches) > 1 else value
         return means, sums
 
-    def evaluate(self, batch: Any, outputs: list[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+    def evaluate(self, batch: Any, outputs: list[tuple[Any, Any]] | None = None) -> Mapping[str, Tensor]:
         """Return the measures of each run in eval mode, (runs,).
 
         Args:
@@ -163,9 +163,9 @@ class Stack:
 
     def _evaluated(self, state: Named, index: Tensor, batch: Any) -> Any:
         measures, output = self._forward("loss", state, index, batch)
-        if self._accuracy is not None:
-            measures["accuracy"] = self._accuracy(output, batch[1])
-        return measures, output if isinstance(output, Tensor) else index
+        if self._reading is not None:
+            measures |= self._reading.accuracy(output, batch[1])
+        return measures, index if output is None else output
 
     def _forward(self, name: str, state: Named, index: Tensor, batch: Any) -> Any:
         state = {f"model.{k}": t for k, t in state.items()}

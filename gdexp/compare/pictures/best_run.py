@@ -51,7 +51,7 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
     name = cut(best.name, 60)
     if isinstance(parts.model, Objective) and len(parts.model.x) == 2:
         yield "contour", f"Paths of the runs over the contour of {params.get('model')}", partial(_contour, found, parts)
-    elif parts.accuracy is not None and (rows := _confused(run, parts)) is not None:
+    elif parts.reading is not None and (rows := _confused(run, parts)) is not None:
         yield "confusion", f"Confusions of {name} on its {rows[0]} rows", partial(_confusion, *rows, name)
     elif (fit := _fit(run, job, parts)) is not None:
         yield "fit", f"Data and the fit of {name} over the epochs", partial(_fitted, *fit, name)  # type: ignore[call-arg]
@@ -71,8 +71,10 @@ def _confused(run: "Recorded", parts: "Parts") -> tuple[str, np.ndarray] | None:
     parts.model.load_state_dict(run.weights["weights.safetensors"])
     with torch.no_grad():
         output = parts.model.eval()(batch[0])
-    predicted, target = classes(output, batch[1], **parts.accuracy.keywords)  # type: ignore[union-attr]
-    count = max(int(predicted.max()), int(target.max())) + 1 if output.dim() < 2 else max(output.shape[1], 2)
+    assert parts.reading is not None
+    output, target = parts.reading(output, batch[1])
+    count = 2 if output.shape == target.shape else output.shape[1]  # a label is there or not
+    predicted, target = (t.flatten() for t in classes(output, target))
     table = torch.zeros(count, count, dtype=torch.long)
     table.index_put_((target.long(), predicted.long()), torch.ones_like(target, dtype=torch.long), accumulate=True)
     return names[split], table.numpy()
