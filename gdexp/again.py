@@ -5,9 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from gdexp.config import compose, direction, targets, trust
+from gdexp.config import compose, direction, targets, text, trust
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -22,13 +20,14 @@ _LATER = {  # keys that decide when a run ends and what is seen of it, not what 
 }
 
 
-def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Recorded, "compose.Job"]:
+def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = "") -> tuple[Recorded, "compose.Job"]:
     """Return the run that a command line names, and the job that trains it again.
 
     Args:
         words: the run's id, then overrides.
         usage: the line that says how the command is typed.
         changeable: whether keys that don't change the numbers may be set anew.
+        weights: which files of weights are read too.
 
     Raises:
         Refusal: no such run, a config that can't be trained with today, or that names what may not be built.
@@ -38,26 +37,23 @@ def recorded(words: Sequence[str], usage: str, changeable: bool) -> tuple[Record
     overrides = compose.parse(words[1:])
     here = [o.input_line or "" for o in overrides if o.get_key_element().startswith("tracking")]
     today = compose.compose(here)[0]
-    run = read(words[0], today.config["tracking"]["uri"])
-    source: Any = OmegaConf.to_container(OmegaConf.create(run.texts["config.yaml"]), resolve=False)
-    if not isinstance(source, dict) or not all(isinstance(source.get(g), dict) for g in GROUPS if g != "tracking"):
+    run = read(words[0], today.config["tracking"]["uri"], weights=weights)
+    source = run.config
+    if not all(isinstance(source.get(g), dict) for g in GROUPS if g != "tracking"):
         raise Refusal(f"run {run.run_id}: its config.yaml is damaged")
     source = _with_old_behaviour(source, run.tags)
-    for override in compose.parse(run.tags.get("gdexp.resumed", "").split()):  # what raised its end
-        source = compose.with_value(source, override.get_key_element().split("."), override.value())
+    for key, value in _raised(run, overrides if changeable else []):
+        source = compose.with_value(source, key.split("."), value)
     for override in overrides:
         key = override.get_key_element()
-        if key.startswith("tracking"):
-            continue
-        if not changeable or key not in _LATER:
+        if not key.startswith("tracking") and not (changeable and key in _LATER):
             raise Refusal(f"`{key}` can't be changed: the run would have other numbers")
-        source = compose.with_value(source, key.split("."), override.value())
     if "***" in str(source):
         raise Refusal(f"run {run.run_id}: its config holds a value that was left out of the record (***)")
     source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
-    config = check(compose.resolved(source))
     with targets.local_modules():
-        trust.check_trusted(config)
+        trust.check_trusted(source)
+        config = check(text.with_environment(source))
         check_targets(config)
     options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
     return run, compose.Job(config, source, options, run.name, None)
@@ -94,10 +90,21 @@ def surroundings(run: Recorded, provenance: Provenance) -> Iterator[str]:
             yield f"{what}: {before[key]} then, {today[key]} now"
 
 
+def _raised(run: Recorded, overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what raises the end of a run: as it did before, then as it is to be now."""
+    try:
+        before = compose.parse(run.tags.get("gdexp.resumed", "").split())
+    except Refusal as error:
+        raise Refusal(f"run {run.run_id}: its tag gdexp.resumed is damaged: {error}") from error
+    for override in [*before, *overrides]:
+        if (key := override.get_key_element()) in _LATER:
+            yield key, override.value()
+
+
 def _with_old_behaviour(source: dict[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
     """Give a config of an older gdexp the keys that it lacks, with the values that mean what was done then."""
     trainer = source["trainer"]
-    if trainer.get("monitor") and trainer["monitor_mode"] == "auto" and direction.TAG not in tags:
+    if isinstance(trainer.get("monitor"), str) and trainer.get("monitor_mode") == "auto" and direction.TAG not in tags:
         more = trainer["monitor"].removeprefix("val_").startswith(("accuracy", "f1", "auroc", "r2", "top_"))
         source = source | {"trainer": {**trainer, "monitor_mode": "max" if more else "min"}}
     for key, value in BEFORE.items():

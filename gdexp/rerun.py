@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gdexp.tracking.provenance import Provenance
 
 _USAGE = "python -m gdexp.rerun RUN_ID [--verify] [tracking.uri=…]"
+_WEIGHTS = "*.safetensors"
 _OF_TIME = ("rows_per_second", "epoch_seconds", "peak_memory")  # metrics that no run repeats
 _SHOWN = 60  # lines of a recorded diff
 _FIRST = 5  # epochs that are compared where rounding may differ, before training amplifies it
@@ -44,7 +45,7 @@ def rerun(words: Sequence[str]) -> None:
         SystemExit: with 1 where `--verify` finds a difference.
     """
     verify = "--verify" in words
-    run, job = recorded([word for word in words if word != "--verify"], _USAGE, changeable=False)
+    run, job = recorded([w for w in words if w != "--verify"], _USAGE, changeable=False, weights=_WEIGHTS)
     if run.status != "FINISHED":
         raise Refusal(f"run {run.run_id} is {run.status}: only a finished run can be repeated")
     prepare_process()
@@ -62,7 +63,7 @@ def rerun(words: Sequence[str]) -> None:
     for line in changed:
         print(f"Not as it was: {line}")
     if verify:
-        sys.exit(_verify(run, read(new, run.uri), changed))
+        sys.exit(_verify(run, read(new, run.uri, weights=_WEIGHTS), changed))
 
 
 def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str]:

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings, store
+from gdexp.tracking import endings, places, store
 from gdexp.tracking.sqlite import KNOWN, DeletedExperiment, Tables, revision
 
 _SYNCED = "gdexp.synced_to"
@@ -191,7 +191,8 @@ def _missing_artifacts(tables: Tables) -> list[str]:
         if folder is None or (folder / "weights.safetensors").is_file():
             continue
         other = f"{location.rstrip('/')}/{run_id}/artifacts"
-        if other != uri and (place := store.local_path(other)) and (place / "weights.safetensors").is_file():
+        place = places.folder(tables.path, other, run_id) if other != uri else None
+        if place is not None and (place / "weights.safetensors").is_file():
             with tables.transaction():
                 tables.execute("UPDATE runs SET artifact_uri=? WHERE run_uuid=?", other, run_id)
             lines.append(f"run {name} ({run_id}): its artifacts are found again in {place}")

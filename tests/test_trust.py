@@ -1,9 +1,11 @@
 """Of a record that anybody may have written nothing foreign is built, and nothing is imported to find that out."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import gdexp
 from gdexp.rerun import rerun
@@ -98,3 +100,67 @@ def test_what_is_allowed_is_built(record, monkeypatch):
     monkeypatch.setenv("GDEXP_ALLOW", "torch.nn.Identity, collections.OrderedDict")
     with pytest.raises(ValueError, match="no torch.nn.Module|OrderedDict"):
         gdexp.load(record("collections.OrderedDict"))
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a]\nc: [*b, *b, *b, *b, *b, *b]\n"
+TEXTS = {
+    "aliases": BOMB,
+    "large": "model: " + "x" * (1 << 20),
+    "deep": "model: " + "[" * 100_000,
+    "tag": "model: !!python/object/apply:os.system ['touch harmed']",
+    "twice": "model: {_target_: a.b}\nmodel: {_target_: c.d}",
+    "number": "model: " + "9" * 5000,
+    "bytes": "model: !!binary aGVsbG8=",
+    "list": "- model",
+    "nothing": "",
+    "torn": "model: {_target_: torch.nn",
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_config_that_is_no_config_is_one_line(record, kind):
+    run_id = record("torch.nn.Identity")
+    (record.folder / "config.yaml").write_text(TEXTS[kind])
+    for use in (gdexp.load, lambda run_id: rerun([run_id])):
+        with pytest.raises(ValueError, match=r"config\.yaml is damaged|is damaged: it is larger"):
+            use(run_id)
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"model: \x00"])
+def test_config_that_is_no_text_is_one_line(record, content):
+    run_id = record("torch.nn.Identity")
+    (record.folder / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
+        gdexp.load(run_id)
+
+
+def test_resolvers_of_the_host_never_run(record, monkeypatch):
+    """The usual `eval`, which many have, would run what a record says."""
+    OmegaConf.register_new_resolver("eval", eval, replace=True)
+    monkeypatch.setenv("WIDTH", "torch.nn.Identity")
+    harm = "${eval:\"__import__('pathlib').Path('harmed').touch()\"}"
+    run_id = record("torch.nn.Identity")
+    config = record.folder / "config.yaml"
+    text, line = config.read_text(), "  _target_: torch.nn.Identity"
+    config.write_text(text.replace(line, f"{line}\n  x: {json.dumps(harm)}"))
+    rerun([run_id])  # which takes any argument
+    config.write_text(text.replace(line, "  _target_: ${oc.env:WIDTH}"))
+    with pytest.raises(ValueError, match="must be a dotted name"):
+        gdexp.load(run_id)
+    OmegaConf.clear_resolver("eval")
+    assert not Path("harmed").exists()
+
+
+def test_value_from_the_environment_comes_back(stocked, monkeypatch):
+    Path("my_net.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n"
+        "    def __init__(self, kind):\n        super().__init__(1, 1)\n        self.kind = kind\n"
+    )
+    monkeypatch.setenv("KIND", "a'b: ${x}")
+    words = ["model=custom", "model._target_=my_net.Net", "+model.kind='<${oc.env:KIND}>'", "trainer.epochs=1"]
+    [run_id] = gdexp.launch(words).run_id
+    assert gdexp.load(run_id).kind == "<a'b: ${x}>"
+    monkeypatch.delenv("KIND")
+    with pytest.raises(ValueError, match=r"`model\.kind` comes from the environment variable KIND, which is not set"):
+        gdexp.load(run_id)

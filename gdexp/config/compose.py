@@ -147,7 +147,18 @@ def _hydra() -> Iterator[None]:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides by Hydra's grammar, without the two that would leave a hyperparameter to chance."""
+    """Parse overrides by Hydra's grammar, without the two that would leave a hyperparameter to chance.
+
+    Raises:
+        Refusal: names the override.
+    """
+    try:
+        return _parsed(overrides)
+    except HydraException as error:
+        raise explain(error, overrides) from error
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
     parsed = grid.parser().parse_overrides(list(overrides))
     for override in parsed:
         group = override.get_key_element()
@@ -197,7 +208,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> Refusal:
         reason = error.__cause__ if isinstance(error.__cause__, ValueError) else str(error).splitlines()[0].strip()
         return Refusal(f"`{error.override}` is not an override: {reason}")
     try:
-        parsed = parse(overrides)
+        parsed = _parsed(overrides)
     except HydraException:
         return Refusal(str(error))
     for override in parsed:

@@ -39,9 +39,10 @@ def local_modules() -> Iterator[None]:
         yield
     finally:
         for name in set(sys.modules) - before:
-            file = Path(getattr(sys.modules[name], "__file__", None) or "")
-            if any(str(file).startswith(f"{folder}{os.sep}") for folder in folders):
-                _imported[name] = file, _text(file)
+            module = sys.modules[name]
+            place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+            if any(str(place).startswith(f"{folder}{os.sep}") for folder in folders):
+                _imported[name] = Path(place), _text(Path(place))
         for folder in reversed(folders):  # remove ours, the last of its name, and leave the host's
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
 

@@ -28,12 +28,11 @@ _LIBRARY = re.compile(r"/lib(64|32)?/python3(\.\d+)?t?/|/(site|dist)-packages/")
 _ARTIFACTS = ("mlruns", "mlartifacts")  # MLflow's own names for where artifacts are
 
 
-def check_trusted(node: Any, roots: Sequence[Path] = ()) -> None:
+def check_trusted(node: Any) -> None:
     """Refuse a recorded config that names what may not be built from a record, wherever it stands in it.
 
     Args:
         node: of the config, in plain containers.
-        roots: folders of artifacts, whose files are nobody's own.
 
     Raises:
         Refusal: names the key and the way to allow it.
@@ -41,12 +40,17 @@ def check_trusted(node: Any, roots: Sequence[Path] = ()) -> None:
     names = [(key, name) for key, name in _names(node) if name not in _allowed()]
     with targets.local_modules():
         for key, name in names:
-            if not _may_be_imported(name, roots):
+            if not _may_be_imported(name):
                 raise _refusal(key, name)
         for key, name in names:
             target = targets.resolve(key, name, _is_on_its_way)
-            if target is None or not _may_be_built(target, roots):
+            if target is None or not _may_be_built(target):
                 raise _refusal(key, name)
+
+
+def artifact_folders() -> list[Path]:
+    """Return the folders of artifacts that the user names beside those of the stores."""
+    return [Path(name).absolute() for name in os.environ.get("GDEXP_ARTIFACTS", "").split(os.pathsep) if name]
 
 
 def is_installed(file: Path) -> bool:
@@ -58,7 +62,7 @@ def is_installed(file: Path) -> bool:
     return any(place.is_relative_to(other.resolve()) for other in others)
 
 
-def is_own(name: str, file: Path, roots: Sequence[Path] = ()) -> bool:
+def is_own(name: str, file: Path) -> bool:
     """Say whether a module is the user's own: found from the top of the current directory or of experiments/.
 
     Nothing is that is installed, lies in an environment of Python's or in a hidden folder, or among artifacts.
@@ -66,7 +70,6 @@ def is_own(name: str, file: Path, roots: Sequence[Path] = ()) -> bool:
     Args:
         name: of the module.
         file: where it comes from.
-        roots: folders of artifacts.
     """
     parts = file.stem if name == "__main__" else name.replace(".", "/")
     folders = [Path.cwd(), Path.cwd() / sources.STUDIES, sources.studies_dir()]
@@ -75,7 +78,7 @@ def is_own(name: str, file: Path, roots: Sequence[Path] = ()) -> bool:
     place = file.resolve()
     if place.parent == sources.studies_dir().resolve():  # which may be installed
         return True
-    return not (is_installed(place) or _is_pythons(place) or _is_hidden(place) or _is_artifact(place, roots))
+    return not (is_installed(place) or _is_pythons(place) or _is_hidden(place) or _is_artifact(place))
 
 
 def _names(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -99,7 +102,7 @@ def _refusal(key: str, name: str) -> Refusal:
     return Refusal(f"`{key}`: {shown} is not built from a record unless you allow it: GDEXP_ALLOW={shown}")
 
 
-def _may_be_imported(name: str, roots: Sequence[Path]) -> bool:
+def _may_be_imported(name: str) -> bool:
     """Say whether the module of a dotted name may be imported; nothing is imported to find out."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
@@ -107,7 +110,7 @@ def _may_be_imported(name: str, roots: Sequence[Path]) -> bool:
     if parts[0] in ("gdexp", "torch"):
         return name.startswith(_OURS + _TORCHS)
     files = list(_files(parts))
-    return bool(files) and all(is_own(module, file, roots) for module, file in files)
+    return bool(files) and all(is_own(module, file) for module, file in files)
 
 
 def _files(parts: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -144,7 +147,7 @@ def _is_on_its_way(name: str, found: object) -> bool:
     return isinstance(found, type) or (isinstance(found, ModuleType) and found.__name__ == name)
 
 
-def _may_be_built(target: Any, roots: Sequence[Path]) -> bool:
+def _may_be_built(target: Any) -> bool:
     """Say whether an object is of a kind that may be built from a record."""
     from torch import nn
     from torch.optim import Optimizer
@@ -158,7 +161,7 @@ def _may_be_built(target: Any, roots: Sequence[Path]) -> bool:
     if f"{module}.".startswith(_OURS):
         return not getattr(target, "__name__", "_").startswith("_")
     file = getattr(sys.modules.get(module), "__file__", None)
-    return bool(file) and is_own(module, Path(str(file)).absolute(), roots)
+    return bool(file) and is_own(module, Path(str(file)).absolute())
 
 
 def _is_pythons(place: Path) -> bool:
@@ -177,7 +180,7 @@ def _is_hidden(place: Path) -> bool:
     return any(part.startswith(".") for part in parts)
 
 
-def _is_artifact(place: Path, roots: Sequence[Path]) -> bool:
+def _is_artifact(place: Path) -> bool:
     if any(part in _ARTIFACTS or _RUN_ID.fullmatch(part) for part in place.parts):
         return True
-    return any(place.is_relative_to(root.resolve()) for root in roots)
+    return any(place.is_relative_to(root.resolve()) for root in artifact_folders())

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from gdexp.config.text import as_yaml
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
 _SECRET_NAME = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
@@ -44,11 +44,6 @@ def with_changes(masked: Mapping[str, Any], old: Mapping[str, Any], new: Mapping
 def is_secret(key: str) -> bool:
     """Say whether a key is named like a password or token."""
     return _SECRET_NAME.search(key) is not None
-
-
-def as_yaml(config: Mapping[str, Any]) -> str:
-    """Return the text of config.yaml."""
-    return OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
 
 
 def pages(
@@ -168,7 +163,7 @@ def _at(node: Any, path: Sequence[Any]) -> Any:
 
 @functools.cache
 def _scalar_text(kind: str, value: Any) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create([value]))[2:-1]
+    return as_yaml([value])[2:-1]
 
 
 def _scalar(value: Any) -> str:

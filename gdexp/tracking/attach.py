@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking.store import database, local_path, opened
+from gdexp.tracking import places
+from gdexp.tracking.store import database, opened
 
 
 def attach(uri: str, run_id: str, files: Mapping[str, bytes]) -> None:
@@ -25,24 +26,23 @@ def attach(uri: str, run_id: str, files: Mapping[str, bytes]) -> None:
             found = tables.select("SELECT artifact_uri FROM runs WHERE run_uuid=?", run_id)
         finally:
             tables.close()
-        if found and (folder := local_path(found[0][0])) is not None:
+        if found and (folder := places.folder(db, str(found[0][0]), run_id)) is not None:
             _write(folder, files)
             return
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
+    client = MlflowClient(uri)
     with tempfile.TemporaryDirectory(prefix="gdexp-") as scratch:
         _write(Path(scratch), files)
         try:
-            MlflowClient(uri).log_artifacts(run_id, scratch)
+            if db is not None:  # or refuse it
+                places.folder(db, client.get_run(run_id).info.artifact_uri, run_id)
+            client.log_artifacts(run_id, scratch)
         except MlflowException as error:
             raise Refusal(f"run {run_id}: {str(error).splitlines()[0]}") from error
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_bytes(content)
-        draft.replace(path)
+        places.write(folder, name, content)

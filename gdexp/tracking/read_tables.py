@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gdexp.tracking.places import IS_RUN_ID
 from gdexp.tracking.reader import Row, Which, client, with_gaps
 from gdexp.tracking.sqlite import Tables
 
@@ -106,7 +107,7 @@ class Direct:
 
     def _choose(self, which: Which) -> Any:
         """Number the runs from 0, in a table of this connection."""
-        clauses, values = ["r.lifecycle_stage='active'", "e.lifecycle_stage='active'"], []
+        clauses, values = ["r.lifecycle_stage='active'", "e.lifecycle_stage='active'", IS_RUN_ID], []
         tagged = "r.run_uuid IN (SELECT run_uuid FROM tags WHERE key=?"
         if which.experiment is not None:
             clauses.append("e.name=?")

@@ -1,21 +1,24 @@
 """A whole run read back from its record."""
 
+import os
 import tempfile
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import OmegaConf
-
+from gdexp.config import text
 from gdexp.config.refusal import Refusal
+from gdexp.tracking import places
 from gdexp.tracking.sqlite import Tables
-from gdexp.tracking.store import database, local_path, opened, store_uri
+from gdexp.tracking.store import database, opened, store_uri
 from gdexp.tracking.weights import load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FILES = ("config.yaml", "environment.json")
+_FILES = ("config.yaml", "environment.json", "git.diff", "code")
+_LARGEST_CODE, _LARGEST_ALL = 8 << 20, 64 << 20  # bytes of one text beside the config, and of all
 
 
 class Recorded(NamedTuple):
@@ -35,16 +38,17 @@ class Recorded(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved config, without where it was recorded; what came from the environment is read from there."""
-        return OmegaConf.to_container(OmegaConf.create(self.texts["config.yaml"]), resolve=True)  # type: ignore[return-value]
+        """The config without where it was recorded, as it stands in the record."""
+        return text.from_yaml(self.texts["config.yaml"], f"run {self.run_id}: its config.yaml")
 
 
-def read(run_id: str, uri: str | None = None) -> Recorded:
+def read(run_id: str, uri: str | None = None, *, weights: str = "") -> Recorded:
     """Read a run.
 
     Args:
         run_id: of the MLflow run.
         uri: tracking URI; None: MLFLOW_TRACKING_URI, else `./mlflow.db`.
+        weights: which files of weights are read too, as weights.safetensors or *.safetensors.
 
     Raises:
         Refusal: there is no such run, or it lacks what gdexp records.
@@ -54,10 +58,10 @@ def read(run_id: str, uri: str | None = None) -> Recorded:
     if db is not None and not db.is_file():
         raise Refusal(f"no store at {db}: name another by tracking.uri=…")
     if (tables := opened(db) if db is not None else None) is None:
-        found = _by_client(run_id, where)
+        found = _by_client(run_id, where, weights)
     else:
         try:
-            found = _directly(tables, run_id, where)
+            found = _directly(tables, run_id, where, weights)
         finally:
             tables.close()
     if "config.yaml" not in found.texts:
@@ -65,36 +69,33 @@ def read(run_id: str, uri: str | None = None) -> Recorded:
     return found
 
 
-def _directly(tables: Tables, run_id: str, uri: str) -> Recorded:
+def _directly(tables: Tables, run_id: str, uri: str, weights: str) -> Recorded:
     rows = tables.select(
-        "SELECT r.name, r.status, e.name, r.artifact_uri, e.artifact_location FROM runs r"
-        " JOIN experiments e USING (experiment_id)"
+        "SELECT r.name, r.status, e.name, r.artifact_uri FROM runs r JOIN experiments e USING (experiment_id)"
         " WHERE run_uuid=? AND r.lifecycle_stage='active'",
         run_id,
     )
     if not rows:
         raise Refusal(f"no run {run_id} in {tables.path}")
-    [(name, status, experiment, artifacts, location)] = rows
+    name, status, experiment, artifacts = map(str, rows[0])
     metrics: dict[str, list[tuple[int, float]]] = {}
+    numbers = "CAST(key AS TEXT), CAST(step AS INTEGER), CAST(value AS REAL)"  # whatever a file holds
     for key, step, value in tables.select(
-        "SELECT key, step, value FROM metrics WHERE run_uuid=? ORDER BY key, step, timestamp", run_id
+        f"SELECT {numbers} FROM metrics WHERE run_uuid=? ORDER BY key, step, timestamp", run_id
     ):
         metrics.setdefault(key, []).append((step, value))
     digests = tables.select(
         "SELECT d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id WHERE i.destination_id=?", run_id
     )
-    params, tags = (
-        dict(tables.select(f"SELECT key, value FROM {table} WHERE run_uuid=?", run_id)) for table in ("params", "tags")
-    )
-    folder, home = local_path(artifacts), local_path(location)
-    if folder is not None and (home is None or not folder.resolve().is_relative_to(home.resolve())):
-        raise Refusal(f"run {run_id}: its artifacts lie outside of its experiment's folder")
-    files = _artifacts(folder) if folder is not None and folder.is_dir() else ({}, {})
-    data = digests[0][0] if digests else None
+    pairs = "SELECT CAST(key AS TEXT), CAST(value AS TEXT) FROM {} WHERE run_uuid=?"
+    params, tags = (dict(tables.select(pairs.format(table), run_id)) for table in ("params", "tags"))
+    folder = places.folder(tables.path, artifacts, run_id)
+    files = _artifacts(folder, weights) if folder is not None else ({}, {})
+    data = str(digests[0][0]) if digests else None
     return Recorded(run_id, name, status, experiment, uri, params, tags, metrics, data, *files)
 
 
-def _by_client(run_id: str, uri: str) -> Recorded:
+def _by_client(run_id: str, uri: str, weights: str) -> Recorded:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -107,21 +108,27 @@ def _by_client(run_id: str, uri: str) -> Recorded:
     history = {k: sorted((m.step, m.value) for m in client.get_metric_history(run_id, k)) for k in data.metrics}
     digest = next((i.dataset.digest for i in (run.inputs.dataset_inputs if run.inputs else [])), None)
     experiment = client.get_experiment(info.experiment_id).name
+    db = database(uri)
+    here = places.folder(db, info.artifact_uri, run_id) if db is not None else None
     with tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
         try:
-            client.download_artifacts(run_id, "", folder)
+            for entry in client.list_artifacts(run_id) if here is None else ():
+                if entry.path in _FILES or fnmatchcase(entry.path, weights):
+                    client.download_artifacts(run_id, entry.path, folder)
         except (MlflowException, OSError) as error:
             raise Refusal(f"run {run_id}: its artifacts can't be read: {str(error).splitlines()[0]}") from error
-        texts, weights = _artifacts(Path(folder))
+        files = _artifacts(here or Path(folder), weights)
     own = dict(data.params), dict(data.tags)
-    return Recorded(run_id, info.run_name, info.status, experiment, uri, *own, history, digest, texts, weights)
+    return Recorded(run_id, info.run_name, info.status, experiment, uri, *own, history, digest, *files)
 
 
-def _artifacts(folder: Path) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"]]:
-    """Return the texts and the weights in a folder of artifacts."""
-    paths = [folder / name for name in (*_FILES, "git.diff")] + sorted(folder.glob("code/**/*.py"))
-    for path in folder.rglob("*"):
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise Refusal(f"the artifact {path.relative_to(folder)} leads out of its folder")
-    texts = {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in paths if p.is_file()}
-    return texts, {p.name: load_weights(p) for p in sorted(folder.glob("*.safetensors"))}
+def _artifacts(folder: Path, weights: str) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"]]:
+    """Return the texts and some of the weights in a folder of artifacts."""
+    paths = [folder / name for name in _FILES if os.path.lexists(folder / name) and name != "code"]
+    paths += [path for path in places.files(folder / "code") if path.suffix == ".py"]
+    if sum(path.lstat().st_size for path in paths) > _LARGEST_ALL:
+        raise Refusal(f"{folder} is damaged: its texts are larger than {_LARGEST_ALL} bytes")
+    largest = {"config.yaml": text.LARGEST}
+    texts = {p.relative_to(folder).as_posix(): places.text(p, largest.get(p.name, _LARGEST_CODE)) for p in paths}
+    chosen = [p for p in places.files(folder) if p.parent == folder and fnmatchcase(p.name, weights)]
+    return texts, {p.name: load_weights(p) for p in chosen}

@@ -1,19 +1,15 @@
 """A run's model, rebuilt from its record."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from gdexp.config import targets, trust
+from gdexp.config import targets, text, trust
+from gdexp.config.check import RULES
 from gdexp.config.refusal import Refusal
-from gdexp.tracking.reader import client
-from gdexp.tracking.store import store_uri
-from gdexp.tracking.weights import load_weights
+from gdexp.tracking.reading import read
 
 
 def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best", "ema"] = "final") -> nn.Module:
@@ -30,35 +26,48 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
     Raises:
         ValueError: no such run, no weights, or a config that names what may not be built from a record.
     """
-    from mlflow.exceptions import MlflowException
-
+    file = "weights.safetensors" if weights == "final" else f"weights_{weights}.safetensors"
     try:
-        with client(store_uri(uri)) as store, tempfile.TemporaryDirectory(prefix="gdexp-") as folder:
-            store.get_run(run_id)
-            config_path = store.download_artifacts(run_id, "config.yaml", folder)
-            file = "weights.safetensors" if weights == "final" else f"weights_{weights}.safetensors"
-            path = store.download_artifacts(run_id, file, folder)
-            config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(config_path), resolve=True))
-            state = load_weights(Path(path))
-    except (MlflowException, OSError) as error:
-        raise Refusal(f"run {run_id} can't be loaded: {str(error).splitlines()[0]}") from error
+        run = read(run_id, uri, weights=file)
+        if file not in run.weights:
+            raise Refusal(f"it has no {file}")
+        config = run.config
+        dtype = _dtype(config)
+    except (Refusal, ValueError) as error:
+        raise Refusal(f"run {run_id} can't be loaded: {error}") from error
     with torch.random.fork_rng(devices=[]):
         model = _built(config)
     if not isinstance(model, nn.Module):
         raise Refusal(f"run {run_id}: its learner is no torch.nn.Module; its weights are in {file}")
-    model.to(dtype=getattr(torch, config["trainer"]["dtype"]))
-    model.load_state_dict(state)
+    model.to(dtype=dtype)
+    try:
+        model.load_state_dict(dict(run.weights[file]))
+    except RuntimeError as error:
+        raise Refusal(f"run {run_id} can't be loaded: {str(error).splitlines()[0]}") from error
     return model.eval()
+
+
+def _dtype(config: Mapping[str, Any]) -> torch.dtype:
+    trainer = config.get("trainer")
+    name = trainer.get("dtype", "float32") if isinstance(trainer, Mapping) else None
+    rule, keeps = RULES["trainer.dtype"]
+    if not keeps(name):
+        raise Refusal(f"`trainer.dtype` must be {rule}, got {name!r}")
+    return getattr(torch, str(name))
 
 
 def _built(config: Mapping[str, Any]) -> Any:
     """Build the model of a record, or the user's own learner around it."""
-    learner, model = config.get("learner") or {}, None
+    nodes = {group: config.get(group) or {"_target_": None} for group in ("model", "learner")}
+    if not all(isinstance(node, dict) and "_target_" in node for node in nodes.values()):
+        raise Refusal("its config.yaml is damaged: it names no model")
     targets.forget_changed()
-    trust.check_trusted({"model": config["model"], "learner": learner})
-    if config["model"]["_target_"] is not None:
-        model = targets.build("model", config["model"])
-    if learner.get("_target_") is None:
+    trust.check_trusted(nodes)
+    nodes, model = text.with_environment(nodes), None
+    learner = nodes["learner"]
+    if nodes["model"]["_target_"] is not None:
+        model = targets.build("model", nodes["model"])
+    if learner["_target_"] is None:
         return model
     takes = targets.parameters(targets.resolve("learner._target_", learner["_target_"]))
     parts = {"model": model, "loss": None, "optimizer": None, "device": torch.device("cpu"), "dtype": torch.float32}

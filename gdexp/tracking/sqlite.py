@@ -46,6 +46,12 @@ CREATE TABLE inputs (input_uuid, source_type, source_id, destination_type, desti
 CREATE TABLE input_tags (input_uuid, name, value, PRIMARY KEY (input_uuid, name));
 """
 
+_NO_TABLES = """
+SELECT type, name FROM sqlite_master WHERE (type = 'trigger' OR type = 'view' OR sql LIKE 'CREATE VIRTUAL%')
+    AND tbl_name IN ('alembic_version', 'experiments', 'experiment_tags', 'runs', 'params', 'tags', 'metrics',
+        'latest_metrics', 'datasets', 'inputs', 'input_tags')
+"""
+
 
 class DeletedExperiment(Refusal):
     """An experiment that is there, but deleted."""
@@ -105,6 +111,10 @@ class Tables:
         self._connection.execute("PRAGMA cache_size=-65536")  # 64 MiB: a sweep's record is one transaction
         # with a write-ahead log: safe but for the last moment before a power cut
         self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("PRAGMA trusted_schema=OFF")
+        if odd := self.select(_NO_TABLES):  # of a file that does more than hold rows
+            self.close()
+            raise Refusal(f"{path} is no MLflow store: it holds the {odd[0][0]} {odd[0][1]}")
 
     @classmethod
     def own(cls, path: Path) -> "Tables":

@@ -10,10 +10,11 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings
+from gdexp.tracking.places import local_path as local_path
 from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
 _SQLITE = "sqlite:///"
@@ -43,14 +44,6 @@ def artifact_location(db: Path, experiment: str) -> str:
     """Return where the artifacts of a new experiment go."""
     folder = re.sub(r"[^\w-]", "_", experiment)
     return f"{artifact_root(db).as_uri()}/{folder}"
-
-
-def local_path(uri: str) -> Path | None:
-    """Return the folder of an artifact URI, None if it isn't on this machine's file system."""
-    if uri.startswith("file:"):
-        path = unquote(urlparse(uri).path)
-        return Path(path.lstrip("/") if os.name == "nt" else path)
-    return Path(uri) if os.path.isabs(uri) else None
 
 
 def opened(db: Path) -> Tables | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gdexp.config import direction
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.tracking.frame import columns, frame
+from gdexp.tracking.places import RUN_ID as RUN_ID
 from gdexp.tracking.reader import Reader, Row, Which, reading
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from gdexp.tracking.reader import Curves
 
-RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MEASURED = re.compile(r"(train|val)_(?!.*_step$)")  # metrics that have a best value
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gdexp.tracking import endings
+from gdexp.tracking import endings, places
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
-from gdexp.tracking.store import artifact_location, local_path
+from gdexp.tracking.store import artifact_location
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
 _BATCH = 1000  # metrics in a request, MLflow's own limit
@@ -81,9 +81,10 @@ class Server:
     def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
         """Send artifacts, then how the run ended."""
         [(uri, status, end)] = tables.select("SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?", run_id)
-        folder = local_path(uri)
-        if folder is not None and folder.is_dir():
-            self._client.log_artifacts(remote, str(folder))
+        folder = places.folder(tables.path, uri, run_id)
+        for path in places.files(folder) if folder is not None else ():
+            inside = path.relative_to(folder).parent.as_posix()  # type: ignore[arg-type]
+            self._client.log_artifact(remote, str(path), None if inside == "." else inside)
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
 
@@ -137,7 +138,8 @@ class Server:
 
 def finished(tables: Tables) -> list[str]:
     """Return the ids of the runs that have ended, the oldest first."""
-    sql = "SELECT run_uuid FROM runs WHERE status!='RUNNING' AND lifecycle_stage='active' ORDER BY start_time"
+    ended = f"status!='RUNNING' AND lifecycle_stage='active' AND {places.IS_RUN_ID}"  # no other is a run of MLflow's
+    sql = f"SELECT run_uuid FROM runs WHERE {ended} ORDER BY start_time"
     return [run_id for (run_id,) in tables.select(sql)]
 
 
@@ -168,8 +170,8 @@ def merge(source: Tables, target: Tables, run_id: str) -> bool:
     with target.transaction():
         _, location = target.experiment(experiment, artifact_location(target.path, experiment))
     new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
-    old, new = local_path(uri), local_path(new_uri)
-    if old is not None and new is not None and old.is_dir() and old != new:
+    old, new = places.folder(source.path, uri, run_id), places.local_path(new_uri)
+    if old is not None and new is not None and old != new:
         _copy_tree(old, new)
     with target.transaction():  # the row comes last, so that it says that all is there
         number, _ = target.experiment(experiment, location)
@@ -184,14 +186,13 @@ def merge(source: Tables, target: Tables, run_id: str) -> bool:
 
 
 def _copy_tree(old: Path, new: Path) -> None:
-    """Copy a folder, each file whole or not at all."""
-
-    def whole(source: str, destination: str) -> None:
-        draft = Path(destination).with_name(f".{Path(destination).name}.part")
-        shutil.copy2(source, draft)
-        draft.replace(destination)
-
-    shutil.copytree(old, new, copy_function=whole, dirs_exist_ok=True)
+    """Copy a folder, each file whole or not at all, and no link."""
+    for path in places.files(old):
+        target = new / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.part")
+        shutil.copy2(path, draft, follow_symlinks=False)
+        draft.replace(target)
 
 
 def _tags(tables: Tables, run_id: str) -> dict[str, str]:

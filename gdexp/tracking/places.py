@@ -1,0 +1,119 @@
+"""Where the artifacts of runs are, and which files there may be touched.
+
+A store may be a stranger's: what its rows say of paths is believed only where it leads to a folder of that
+run below the artifact root beside the store, or below one that the user names in GDEXP_ARTIFACTS. Links and
+special files are never followed.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from gdexp.config.refusal import Refusal
+from gdexp.config.trust import artifact_folders
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+IS_RUN_ID = "length(run_uuid) = 32 AND run_uuid NOT GLOB '*[^0-9a-f]*'"  # the same in SQL
+_BESIDE = ("mlruns", "mlartifacts", "artifacts")  # MLflow's default, that of its server, and a spool's
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the folder of an artifact URI, None if it isn't on this machine's file system."""
+    if uri.startswith("file:"):
+        path = unquote(urlparse(uri).path)
+        return Path(path.lstrip("/") if os.name == "nt" else path)
+    return Path(uri) if os.path.isabs(uri) else None
+
+
+def roots(db: Path) -> list[Path]:
+    """Return the folders below which the artifacts of a SQLite store may be."""
+    return [db.absolute().parent / name for name in _BESIDE] + artifact_folders()
+
+
+def folder(db: Path, uri: str, run_id: str) -> Path | None:
+    """Return where the artifacts of a run are.
+
+    Args:
+        db: the store's file.
+        uri: as its row has it.
+        run_id: of the run.
+
+    Returns:
+        a folder that may not be there; None where it isn't on this machine.
+
+    Raises:
+        Refusal: it is none of this store's.
+    """
+    if (place := local_path(uri)) is None:
+        return None
+    for root in roots(db):
+        if place.is_relative_to(root) and RUN_ID.fullmatch(run_id) and run_id in place.relative_to(root).parts[:-1]:
+            inside = place.relative_to(root)
+            if ".." not in inside.parts and place.resolve() == root.resolve() / inside:
+                return place
+    raise Refusal(
+        f"run {run_id}: its artifacts lie outside of its store's folder, in {place}: "
+        f"GDEXP_ARTIFACTS={place.parent.parent} if they are yours"
+    )
+
+
+def files(place: Path) -> Iterator[Path]:
+    """Yield the files in a folder of artifacts, the folders in order; links and special files are left out."""
+    for top, folders, names in os.walk(place):
+        folders[:] = sorted(name for name in folders if not (Path(top) / name).is_symlink())
+        yield from (path for name in sorted(names) if is_file(path := Path(top) / name))
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is an ordinary file, and not a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def write(place: Path, name: str, content: bytes) -> None:
+    """Write a file into a folder of artifacts, whole or not at all, and through no link.
+
+    Args:
+        place: the folder.
+        name: of the file, with the folders below that it goes into.
+        content: of the file.
+
+    Raises:
+        Refusal: a link stands in the way.
+    """
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.resolve() != place.resolve() / Path(name).parent:
+        raise Refusal(f"the artifact {name} leads out of its folder: {path.parent} is a link")
+    draft = path.with_name(f".{path.name}.part")
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def text(path: Path, largest: int) -> str:
+    """Read a text.
+
+    Args:
+        path: of an ordinary file.
+        largest: bytes that it may have.
+
+    Raises:
+        Refusal: it is a link or no file, is larger, or isn't UTF-8.
+    """
+    if not is_file(path):
+        raise Refusal(f"the artifact {path.name} leads out of its folder: it is no ordinary file")
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise Refusal(f"the artifact {path.name} is damaged: it is larger than {largest} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(f"the artifact {path.name} is damaged: it isn't UTF-8 ({error.reason})") from error
