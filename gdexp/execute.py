@@ -60,19 +60,21 @@ def execute(
 
 def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> Iterator[tuple[Sequence["Job"], "Parts"]]:
     """Yield those jobs that one program can train, with their parts."""
-    from gdexp.build import build
-    from gdexp.build.together import Apart, Few, build_together, chunks
+    from gdexp.build import build, rows
+    from gdexp.build.together import Apart, Few, chunks
     from gdexp.config.check import filled
+    from gdexp.trial import train_as_one
 
     configs = [filled(job.config) for job in jobs]
     try:
         if configs[0]["sweep"]["stack"] == "never":
             return
-        first = build(configs[0], jobs[0].options)
+        loaded = rows.load(configs[0]["data"], jobs[0].options)
+        first = build(configs[0], jobs[0].options, loaded)
         begin = 0
         for size in chunks(first, len(jobs), runs):
             some = slice(begin, begin + size)
-            yield jobs[some], build_together(first, configs[some], jobs[0].options)
+            yield jobs[some], train_as_one(first, configs[some], jobs[0].options, loaded)
             begin += size
     except Few:
         return
@@ -158,6 +160,7 @@ def _recorded(
         _Repeat: several runs that can't be trained as one program.
     """
     from gdexp import tracking
+    from gdexp.build.together import Apart
     from gdexp.session import Session
 
     ends: list[End] = []
@@ -171,7 +174,8 @@ def _recorded(
                     if len(parts.runs) == 1:
                         raise
                     record.withdraw()
-                    raise _Repeat(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+                    said = next(iter(str(error).splitlines()), "")
+                    raise _Repeat(said if isinstance(error, Apart) else f"{type(error).__name__}: {said}") from error
         except _Repeat:
             raise
         except Exception as error:  # of the user's own code, or of the record

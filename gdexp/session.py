@@ -17,7 +17,7 @@ from gdexp.build.state import can_be_kept, restore, state_of
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
 from gdexp.terminal import Progress, SweepProgress, resume_line
-from gdexp.train import Epoch, Loop, evaluate
+from gdexp.train import Epoch, Loop, OnStep, evaluate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ class Session:
         """
         parts, ends = self._parts, dict[int, End]()
         shown = nullcontext(self._sweep) if self._sweep else Progress(parts.config)
-        with _torch_set_up(parts), shown as progress:
+        with torch_set_up(parts), shown as progress:
             loop = self._loop(progress)
             self._keeper = _Keeper(self, parts, loop, self._record)
             if state is not None:
@@ -81,9 +81,9 @@ class Session:
                     path.add(self._of_run(run, parts.learner.weights()))
             with self._keeper:
                 if self._ended is not None:  # all was trained, but the record wasn't closed
-                    ends[0] = self._finish(self._ended, self._tested().get(0, {}))
+                    ends[0] = self._finish(self._ended, tested(self._parts).get(0, {}))
                 for epochs in loop if not ends else ():
-                    tested = self._tested() if any(epoch.last for epoch in epochs) else {}
+                    tested = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
                         self._note(epoch)
                         if epoch.last:
@@ -186,8 +186,7 @@ class Session:
         return learner.of_run(run, tensors) if len(self._parts.runs) > 1 else tensors
 
     def _loop(self, progress: Progress | SweepProgress) -> Loop:
-        parts, trainer = self._parts, self._parts.config["trainer"]
-        every = trainer["log_steps"]
+        parts, every = self._parts, self._parts.config["trainer"]["log_steps"]
 
         def on_step(step: int, measures: Mapping[str, "Tensor"], at: Sequence[int | None]) -> None:
             if every is not None and step % every == 0:
@@ -198,34 +197,49 @@ class Session:
             progress.step(step)
             self._keeper.after_step()
 
-        keys = (
-            *("epochs", "batch_size", "drop_last", "accumulate", "validate_every", "divergence_factor"),
-            *("max_steps", "max_seconds", "record"),
-        )
-        return Loop(
-            parts.learner,
-            parts.data,
-            parts.runs,
-            average=parts.average,
-            metrics=parts.metrics,
-            on_step=on_step,
-            **{k: trainer[k] for k in keys},
-        )
+        return make_loop(parts, on_step)
 
-    def _tested(self) -> dict[int, dict[str, float]]:
-        """Measure the test rows, with the weights as they are and with their average, by run."""
-        parts = self._parts
-        if parts.data.test is None:
-            return {}
-        runs = parts.learner.runs if len(parts.runs) > 1 else [0]  # type: ignore[attr-defined]
-        arguments = parts.learner, parts.data.test, parts.config["trainer"]["batch_size"], parts.metrics
-        several = len(runs) if len(parts.runs) > 1 else None
-        found = [{f"test_{k}": v for k, v in own.items()} for own in evaluate(*arguments, several)]
-        if parts.average is not None:
-            with parts.average.in_place():
-                for own, averaged in zip(found, evaluate(*arguments, several), strict=True):
-                    own |= {f"test_{k}_ema": v for k, v in averaged.items()}
-        return dict(zip(runs, found, strict=True))
+
+def tested(parts: "Parts") -> dict[int, dict[str, float]]:
+    """Measure the test rows, with the weights as they are and with their average, by run."""
+    if parts.data.test is None:
+        return {}
+    runs = parts.learner.runs if len(parts.runs) > 1 else [0]  # type: ignore[attr-defined]
+    arguments = parts.learner, parts.data.test, parts.config["trainer"]["batch_size"], parts.metrics
+    several = len(runs) if len(parts.runs) > 1 else None
+    found = [{f"test_{k}": v for k, v in own.items()} for own in evaluate(*arguments, several)]
+    if parts.average is not None:
+        with parts.average.in_place():
+            for own, averaged in zip(found, evaluate(*arguments, several), strict=True):
+                own |= {f"test_{k}_ema": v for k, v in averaged.items()}
+    return dict(zip(runs, found, strict=True))
+
+
+def make_loop(parts: "Parts", on_step: OnStep, max_steps: int | None = None) -> Loop:
+    """Return the loop that trains these parts.
+
+    Args:
+        parts: of the runs.
+        on_step: called after each step.
+        max_steps: end before the config says so.
+    """
+    trainer = parts.config["trainer"]
+    keys = (
+        *("epochs", "batch_size", "drop_last", "accumulate", "validate_every", "divergence_factor"),
+        *("max_steps", "max_seconds", "record"),
+    )
+    options = {k: trainer[k] for k in keys}
+    if max_steps is not None:
+        options["max_steps"] = min(max_steps, options["max_steps"] or max_steps)
+    return Loop(
+        parts.learner,
+        parts.data,
+        parts.runs,
+        average=parts.average,
+        metrics=parts.metrics,
+        on_step=on_step,
+        **options,
+    )
 
 
 class _Keeper:
@@ -303,7 +317,7 @@ def ordered_by(node: Mapping[str, Any], metrics: Mapping[str, float]) -> str | N
 
 
 @contextmanager
-def _torch_set_up(parts: "Parts") -> Iterator[None]:
+def torch_set_up(parts: "Parts") -> Iterator[None]:
     """Set threads and determinism of this process for a run, and put them back."""
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     uninitialized: Any = torch.utils.deterministic

@@ -59,19 +59,23 @@ class Parts(NamedTuple):
     trajectory: bool
 
 
-def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
+Loaded = tuple[TensorData, Identity]
+
+
+def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loaded | None = None) -> Parts:
     """Make the parts of a run.
 
     Args:
         config: checked and resolved.
         options: the option chosen in each group, for messages.
+        loaded: what `rows.load` gave for this config before; None: it is loaded here.
 
     Raises:
         Refusal: the parts don't fit each other. An exception of the user's own code passes.
     """
     trainer = config["trainer"]
-    loss = _loss(config["loss"])
-    data, identity = rows.load(config["data"], options)
+    loss = make_loss(config["loss"])
+    data, identity = loaded or rows.load(config["data"], options)
     rows.prepare_loaders(data, trainer, config["seed"])
     rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
     data = target.settle(data, loss, options, config["model"].get("out_features"))
@@ -134,7 +138,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None]) -> Parts:
     )
 
 
-def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
+def make_loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
     """Return the loss: a class is built, and so is the module that a function of torch is; others are used as is."""
     if node["_target_"] is None:
         return None

@@ -26,7 +26,7 @@ def state_of(parts: Parts, loop: Loop) -> dict[str, Any]:
         "schedule": run.schedule and run.schedule.state_dict(),
         "watch": run.watch and run.watch.state_dict(),
         "average": parts.average and parts.average.state_dict(),
-        "random": _random_state(),
+        "random": random_state(),
         "data": parts.identity.sha256,
         "config": {k: v for k, v in parts.config.items() if k not in ("tracking", "sweep")},
     }
@@ -47,10 +47,10 @@ def restore(parts: Parts, loop: Loop, state: Mapping[str, Any]) -> None:
                 part.load_state_dict(state[name])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise Refusal(f"the checkpoint doesn't fit this run: {str(error).splitlines()[0]}") from error
-    _set_random_state(state["random"])
+    set_random_state(state["random"])
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     version, numbers, gauss = random.getstate()
@@ -62,7 +62,7 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

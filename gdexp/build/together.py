@@ -1,21 +1,19 @@
 """Runs that one program can train: which these are, and their parts."""
 
-import copy
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import SMALL_WORK, Parts, make_model, updates
+from gdexp.build import SMALL_WORK, Parts, make_loss, make_model, updates
 from gdexp.build.rows import count, seed_everything
-from gdexp.data.batches import Batches
 from gdexp.data.loading import Loader
 from gdexp.learner import OneRun
 from gdexp.stack import Stack
+from gdexp.stack.attributes import differing
 from gdexp.stack.optimizer import Pilots, fitting
 
 _FEWEST = 8  # runs that are quicker together than one after another,
@@ -67,6 +65,8 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     parameters = sum(p.numel() for p in first.model.parameters())
     if not parameters:
         raise Apart("no parameters")
+    if isinstance(first.loss, nn.Module) and any(p.requires_grad for p in first.loss.parameters()):
+        raise Apart("a loss with parameters")
     work = parameters * min(trainer["batch_size"] or math.inf, count(first.data) or 1)
     fewest = _FEWEST_TINY if work <= _TINY_WORK else _FEWEST
     if sweep["chunk"] == "auto":
@@ -83,57 +83,64 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     return [runs // parts + (i < runs % parts) for i in range(parts)]
 
 
-def build_together(first: Parts, configs: Sequence[dict[str, Any]], options: Mapping[str, str | None]) -> Parts:
-    """Make the parts of runs that train as one.
+def build_together(
+    first: Parts, configs: Sequence[dict[str, Any]], options: Mapping[str, str | None], unused: Collection[str] = ()
+) -> Parts:
+    """Make the parts of runs that train as one, of models that nothing has called yet.
 
     Args:
         first: the parts of a run with such a config, whose data they share.
         configs: checked and resolved.
         options: the option chosen in each group, for messages.
+        unused: names of the parameters that the loss doesn't depend on.
 
     Raises:
-        Apart: they can't; what one program gives was compared with what two of the runs give alone.
+        Apart: they can't. That one program gives what the runs give alone isn't known yet.
     """
-    assert isinstance(first.learner, OneRun)
-    trainer, data, loss = first.config["trainer"], first.data, first.loss
-    template = next(first.model.parameters())
-    models: dict[int, tuple[nn.Module, Tensor]] = {}  # by seed, with the state of the random numbers after it
-    for seed in dict.fromkeys(config["seed"] for config in configs):
+    trainer, template = first.config["trainer"], next(first.model.parameters())
+    loss = first.loss and make_loss(configs[0]["loss"])
+    loss = loss.to(template.device, template.dtype) if isinstance(loss, nn.Module) else loss
+
+    def fresh(seed: int) -> tuple[nn.Module, Tensor]:
         seed_everything(seed)
         model = make_model({**configs[0], "model": first.config["model"]}, loss, options)
         assert model is not None
-        models[seed] = model.to(template.device, template.dtype), torch.get_rng_state()
+        return model.to(template.device, template.dtype), torch.get_rng_state()
+
+    module, _ = fresh(configs[0]["seed"])  # what is called, with the tensors of each run in turn
+    models = {seed: fresh(seed) for seed in dict.fromkeys(config["seed"] for config in configs)}
+    if reason := differing([module, *(model for model, _ in models.values())]):
+        raise Apart(reason)
     each = [models[config["seed"]] for config in configs]
     own = each if len(models) > 1 else each[:1]
+    generators = [
+        _generator(template.device, state, config["seed"]) for (_, state), config in zip(own, configs, strict=False)
+    ]
     try:
         stack = Stack(
+            module,
             [model for model, _ in each],
             loss,
-            [
-                _generator(template.device, state, config["seed"])
-                for (_, state), config in zip(own, configs, strict=False)
-            ],
+            generators,
             reading=first.reading,
             clip_value=trainer["clip_value"],
             clip_norm=trainer["clip_norm"],
             record=trainer["record"],
+            unused=unused,
         )
     except RuntimeError as error:
-        raise Apart(_line(error)) from error
-    _compare(stack, each, first)
+        raise Apart(line(error)) from error
     named = dict(first.model.named_parameters())
     pilots = [updates.make_optimizer(config["optimizer"], named) for config in configs]
 
-    def make(parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        return updates.make_optimizer(configs[0]["optimizer"], parameters)
+    def make(run: int, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        return updates.make_optimizer(configs[run]["optimizer"], parameters)
 
-    runs = [updates.make_run(c, data, loss, first.metrics, p) for c, p in zip(configs, pilots, strict=True)]
-    stack.optimizer, reason = fitting(Pilots(make, pilots), stack.parameters)
-    if stack.optimizer is None:
-        raise Apart(reason)
+    runs = [updates.make_run(c, first.data, loss, first.metrics, p) for c, p in zip(configs, pilots, strict=True)]
+    stack.optimizer = fitting(Pilots(make, pilots), stack.parameters)
     stack.scheduled = any(run.schedule is not None for run in runs)
     average = None if trainer["ema"] is None else Average(stack.weights(), trainer["ema"])
-    return first._replace(learner=stack, runs=runs, average=average)
+    return first._replace(learner=stack, loss=loss, runs=runs, average=average)
 
 
 def _generator(device: torch.device, state: Tensor, seed: int) -> torch.Generator:
@@ -142,72 +149,6 @@ def _generator(device: torch.device, state: Tensor, seed: int) -> torch.Generato
     return generator.set_state(state) if device.type == "cpu" else generator.manual_seed(seed)
 
 
-def _compare(stack: Stack, each: Sequence[tuple[nn.Module, Tensor]], first: Parts) -> None:
-    """Refuse to train runs as one where its first step isn't that of the runs alone.
-
-    The first and the last run are tried, in copies; parameters on which the loss doesn't depend are noted.
-    """
-    loss = first.loss
-    _, batch = next(Batches(first.data.train, first.config["trainer"]["batch_size"])(None))
-    places = [0, len(each) - 1]
-    pair = stack.part(places)
-    alone = [_alone(copy.deepcopy(each[place][0]), each[place][1], loss, batch) for place in places]
-    optimizer = first.learner.step.optimizer  # type: ignore[attr-defined]
-    if not isinstance(optimizer, torch.optim.SGD) and any(_is_noise(list(own.values())) for _, own, _ in alone):
-        raise Apart("gradients that are rounding errors only, as of a bias before a batch norm")
-    unused = [{name for name, g in gradients.items() if g is None} for _, gradients, _ in alone]
-    if unused[0] != unused[1]:
-        raise Apart("runs that use different parameters")
-    stack.unused = pair.unused = unused[0] & {name for name, p in stack.parameters.items() if p.requires_grad}
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            measures, gradients = pair.gradients(batch)
-            weights = {name: t.clone() for name, t in pair.weights().items()}
-            for split in filter(None, first.data[1:3]):
-                pair.evaluate(next(Batches(split, 2)(None))[1])
-    except Exception as error:
-        raise Apart(_line(error)) from error
-    for i, (value, own, state) in enumerate(alone):
-        same = _close(measures["train_loss"][i], value)
-        same = same and all(_close(gradients[k][i], g) for k, g in own.items() if g is not None)
-        if not (same and all(_close(weights[k][i], t) for k, t in state.items())):
-            raise Apart("a model that computes something else when it is stacked")
-
-
-def _alone(model: nn.Module, state: Tensor, loss: Any, batch: Any) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
-    """Return loss, gradients and weights of a run after its first forward and backward pass."""
-    kept = torch.get_rng_state()
-    model.train()
-    torch.set_rng_state(state)
-    try:
-        value: Any = loss(model(batch[0]), batch[1]) if loss is not None else model.training_loss(batch)  # type: ignore[operator]
-        value = value[0] if isinstance(value, tuple) else value
-        value.backward()
-    except Exception as error:  # the user's own code: the runs fail one by one, with their tracebacks
-        raise Apart(_line(error)) from error
-    finally:
-        torch.set_rng_state(kept)
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    if any(g is not None and g.is_sparse for g in gradients.values()):
-        raise Apart("sparse gradients")
-    return value.detach(), gradients, {k: t.detach() for k, t in model.state_dict().items()}
-
-
-def _is_noise(gradients: Sequence[Tensor | None]) -> bool:
-    """Say whether a gradient is zero but for rounding; a step that is normalised by its size follows chance."""
-    norms = [float(torch.linalg.vector_norm(g.double())) for g in gradients if g is not None]
-    least = max(norms, default=0.0) * max((torch.finfo(g.dtype).eps for g in gradients if g is not None), default=0.0)
-    return any(0 < norm < 100 * least for norm in norms)
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    """Say whether two results agree to half of their digits; both may be infinite or NaN."""
-    if not wanted.is_floating_point():
-        return torch.equal(found, wanted)
-    error = torch.linalg.vector_norm((found.detach() - wanted).double())
-    size = torch.linalg.vector_norm(wanted.double())
-    return not math.isfinite(size) or bool(error <= torch.finfo(wanted.dtype).eps ** 0.5 * size.clamp(min=1e-12))
-
-
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return the first line of what an error says."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,8 +1,7 @@
 """Several runs as one program: gradients and step of models of one structure, on tensors (runs, …)."""
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +17,34 @@ from gdexp.stack.optimizer import StackedOptimizer
 Named = dict[str, Tensor]
 
 
+class Witness(Protocol):
+    """Watches the steps of a stack."""
+
+    def before(self, stack: "Stack", batches: Sequence[Any]) -> None:
+        """See the stack before a step on these batches."""
+
+    def after(self, stack: "Stack", measures: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """See it after the step, with what was measured, and the gradients that the step was made with."""
+
+
 class Stack:
     """The learner of several runs.
 
     Args:
-        models: of one structure, each as its run begins with it.
+        module: what is called, with the tensors of each run in the place of its own.
+        models: of its structure, each as its run begins with it.
         loss: as in `OneRun`.
         generators: of the random numbers that the runs draw, one a run or one for all.
         reading: as in `OneRun`.
         clip_value: as in `Step`, for each run apart.
         clip_norm: likewise.
         record: likewise.
+        unused: names of the parameters that the loss doesn't depend on, which no step changes.
     """
 
     def __init__(
         self,
+        module: nn.Module,
         models: Sequence[nn.Module],
         loss: Loss | None,
         generators: Sequence[torch.Generator],
@@ -41,17 +53,19 @@ class Stack:
         clip_value: float | None = None,
         clip_norm: float | None = None,
         record: Sequence[str] = (),
+        unused: Collection[str] = (),
     ) -> None:
         self.runs = list(range(len(models)))  # which of them are here, by number, in the order of the tensors
         self._generators = list(generators)
         self._reading, self._record = reading, record
         self._clip_value, self._clip_norm = clip_value, clip_norm
-        self._module = _Forward(copy.deepcopy(models[0]), loss)
+        self._module = _Forward(module, loss)
         parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
         learns = {name: p.requires_grad for name, p in models[0].named_parameters()}
         self.parameters = {name: nn.Parameter(p.detach(), learns[name]) for name, p in parameters.items()}
-        self._buffers = {name: b.detach().clone() for name, b in buffers.items()}
-        self.unused: set[str] = set()  # parameters that the loss doesn't depend on
+        self.buffers = {name: b.detach().clone() for name, b in buffers.items()}
+        self.unused = unused
+        self.witness: Witness | None = None
         self.optimizer: StackedOptimizer | None = None
         self.scheduled = False  # whether hyperparameters change while training
         own = {id(t): name for name, t in (*models[0].named_parameters(), *models[0].named_buffers())}
@@ -64,6 +78,8 @@ class Stack:
             what OneRun returns, each (runs,).
         """
         assert self.optimizer is not None
+        if self.witness is not None:
+            self.witness.before(self, batches)
         measures, gradients = self.gradients(*batches)
         before = [p.detach().clone() for p in self.parameters.values()] if "update_norm" in self._record else []
         norms = self._clipped(gradients)
@@ -73,6 +89,8 @@ class Stack:
         if before:
             moves = [p.detach() - b for p, b in zip(self.parameters.values(), before, strict=True)]
             norms["update_norm"] = _norms(moves)
+        if self.witness is not None:
+            self.witness.after(self, measures, gradients)
         return {**measures, **norms}
 
     def gradients(self, *batches: Any) -> tuple[dict[str, Tensor], Named]:
@@ -99,7 +117,7 @@ class Stack:
         try:
             with torch.no_grad():
                 measured = vmap(self._evaluated, in_dims=(0, 0, None))
-                measures, output = measured(self._detached() | self._buffers, self._index(), batch)
+                measures, output = measured(self._detached() | self.buffers, self._index(), batch)
             if outputs is not None:
                 outputs.append((output, batch[1]))
             return measures
@@ -108,7 +126,7 @@ class Stack:
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the live tensors of the state dict, (runs, …)."""
-        return {name: self.parameters.get(own, self._buffers.get(own)) for name, own in self._tied.items()}  # type: ignore[misc]
+        return {name: self.parameters.get(own, self.buffers.get(own)) for name, own in self._tied.items()}  # type: ignore[misc]
 
     def of_run(self, run: int, tensors: Mapping[str, Tensor]) -> Named:
         """Return one run's part of tensors (runs, …), by its number."""
@@ -124,26 +142,26 @@ class Stack:
         self.parameters = {
             k: nn.Parameter(p.detach()[places.to(p.device)], p.requires_grad) for k, p in self.parameters.items()
         }
-        self._buffers = {k: b[places.to(b.device)] for k, b in self._buffers.items()}
+        self.buffers = {k: b[places.to(b.device)] for k, b in self.buffers.items()}
         self.optimizer.keep(self.parameters, places)
 
-    def part(self, places: Sequence[int]) -> "Stack":
-        """Return a stack of some of the runs, as they are, that has no optimizer."""
-        part = copy.copy(self)
-        index = torch.tensor(places)
-        part.runs = [self.runs[place] for place in places]
-        part.parameters = {
-            k: nn.Parameter(p.detach()[index.to(p.device)], p.requires_grad) for k, p in self.parameters.items()
-        }
-        part._buffers = {k: b[index.to(b.device)] for k, b in self._buffers.items()}
-        part._generators = [g.clone_state() for g in self._generators]
-        if len(part._generators) > 1:
-            part._generators = [part._generators[place] for place in places]
-        return part
+    @property
+    def module(self) -> nn.Module:
+        """What is called, model and loss, for the runs in turn."""
+        return self._module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter({**self.parameters, **self.buffers}.values())).device
+
+    def generator(self, place: int) -> torch.Generator:
+        """Return what the run at a place draws from."""
+        return self._generators[place if len(self._generators) > 1 else 0]
 
     def _differentiated(self, batch: Any, parts: float) -> tuple[Named, dict[str, Tensor]]:
         """Return the gradients of loss / parts, and the measures."""
-        state = self._detached() | self._buffers
+        state = self._detached() | self.buffers
         learning = [k for k, p in self.parameters.items() if p.requires_grad and k not in self.unused]
         others = [k for k in state if k not in learning]
         own, shared = (batch.batch, None) if isinstance(batch, OfEach) else ((), batch)
@@ -190,7 +208,7 @@ class Stack:
         return {k: p.detach() for k, p in self.parameters.items()}
 
     def _index(self) -> Tensor:
-        return torch.arange(len(self.runs), device=next(iter({**self.parameters, **self._buffers}.values())).device)
+        return torch.arange(len(self.runs), device=self.device)
 
 
 class _Forward(nn.Module):
