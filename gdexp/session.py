@@ -83,12 +83,12 @@ class Session:
                 if self._ended is not None:  # all was trained, but the record wasn't closed
                     ends[0] = self._finish(self._ended, tested(self._parts).get(0, {}))
                 for epochs in loop if not ends else ():
-                    tested = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
+                    measured = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
                         self._note(epoch)
                         if epoch.last:
                             self._ended = epoch
-                            ends[epoch.run] = self._finish(epoch, tested.get(epoch.run, {}))
+                            ends[epoch.run] = self._finish(epoch, measured.get(epoch.run, {}))
                     progress.epochs(epochs, parts.config["trainer"]["epochs"])
                     self._keeper.after_epoch(epochs[0])
                     if len(ends) < len(parts.runs):
@@ -142,11 +142,11 @@ class Session:
             if name in gaps or not math.isfinite(value):
                 gaps.setdefault(name, {"first_epoch": epoch.epoch})["at_end"] = not math.isfinite(value)
 
-    def _finish(self, epoch: Epoch, tested: Mapping[str, float]) -> End:
+    def _finish(self, epoch: Epoch, measured: Mapping[str, float]) -> End:
         """Record the end of a run."""
-        run, last = epoch.run, epoch.metrics | dict(tested)
-        self._record.add(epoch.epoch, tested, run)
-        self._note_gaps(epoch, tested)
+        run, last = epoch.run, epoch.metrics | dict(measured)
+        self._record.add(epoch.epoch, measured, run)
+        self._note_gaps(epoch, measured)
         value = None
         if name := ordered_by(self._parts.config["sweep"], last):
             value = name, self._best.get(run, last[name]), self._better(name)

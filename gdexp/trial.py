@@ -211,12 +211,12 @@ def _trained(parts: Parts, see: Callable[[], None] | None = None) -> list[_Trace
 
     with torch_set_up(parts):
         for ended in make_loop(parts, on_step, _STEPS):
-            tested = tested(parts) if any(epoch.last for epoch in ended) else {}
+            measured = tested(parts) if any(epoch.last for epoch in ended) else {}
             for epoch in ended:
                 trace = traces[epoch.run]
                 trace.epochs.append({**epoch.metrics, "diverged": float(epoch.diverged)})
                 if epoch.last:
-                    trace.epochs.append(tested.get(epoch.run, {}))
+                    trace.epochs.append(measured.get(epoch.run, {}))
                     trace.end = _of_run(parts, epoch.run, parts.learner.weights())
                     trace.average = _of_run(parts, epoch.run, parts.average.weights if parts.average else {})
     return traces
