@@ -74,6 +74,7 @@ def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> It
         begin = 0
         for size in chunks(first, len(jobs), runs):
             some = slice(begin, begin + size)
+            first = first if begin == 0 else build(configs[begin], jobs[begin].options, loaded)
             yield jobs[some], train_as_one(first, configs[some], jobs[0].options, loaded)
             begin += size
     except Few:

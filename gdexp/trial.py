@@ -36,7 +36,7 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
     """Make the parts of runs that train as one.
 
     Args:
-        first: the parts of a run with such a config, whose data they share.
+        first: the parts of a run with such a config, which nothing has trained.
         configs: checked and resolved.
         options: the option chosen in each group, for messages.
         loaded: what `rows.load` gave for them.
@@ -46,7 +46,7 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
     """
     shared, kept = Globals([first.model, first.loss]), random_state()
     try:
-        unused = _tried(first, [configs[place] for place in _sample(configs)], options, loaded)
+        unused = _tried([configs[place] for place in _sample(configs)], options, loaded)
     except Apart:
         shared.put_back()
         raise
@@ -71,7 +71,7 @@ def _sample(configs: Sequence[Config]) -> list[int]:
     return sorted({0, between, len(configs) - 1})
 
 
-def _tried(first: Parts, configs: Sequence[Config], options: Options, loaded: Loaded) -> set[str]:
+def _tried(configs: Sequence[Config], options: Options, loaded: Loaded) -> set[str]:
     """Compare runs alone with a stack of them; return the parameters that got no gradient.
 
     Raises:
@@ -80,14 +80,14 @@ def _tried(first: Parts, configs: Sequence[Config], options: Options, loaded: Lo
     alone = [_alone(config, options, loaded) for config in configs]
     if any(trace.unused != alone[0].unused for trace in alone):
         raise Apart("runs that use different parameters")
-    parts = build_together(first, configs, options, alone[0].unused)
+    fresh = build(configs[0], options, loaded)
+    parts = build_together(fresh, configs, options, alone[0].unused)
     try:
         together = _together(parts)
     except Apart:
         raise
     except Exception as error:  # torch.func can't, or the model's code looks at numbers
         raise Apart(line(error)) from error
-    assert isinstance(parts.learner, Stack)
     for mine, its in zip(together, alone, strict=True):
         _compare(mine, its)
     return alone[0].unused

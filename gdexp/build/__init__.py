@@ -74,7 +74,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
         Refusal: the parts don't fit each other. An exception of the user's own code passes.
     """
     trainer = config["trainer"]
-    loss = make_loss(config["loss"])
+    loss = _loss(config["loss"])
     data, identity = loaded or rows.load(config["data"], options)
     rows.prepare_loaders(data, trainer, config["seed"])
     rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
@@ -138,7 +138,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     )
 
 
-def make_loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
+def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
     """Return the loss: a class is built, and so is the module that a function of torch is; others are used as is."""
     if node["_target_"] is None:
         return None

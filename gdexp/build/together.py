@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import SMALL_WORK, Parts, make_loss, make_model, updates
+from gdexp.build import SMALL_WORK, Parts, make_model, updates
 from gdexp.build.rows import count, seed_everything
 from gdexp.data.loading import Loader
 from gdexp.learner import OneRun
@@ -89,7 +89,7 @@ def build_together(
     """Make the parts of runs that train as one, of models that nothing has called yet.
 
     Args:
-        first: the parts of a run with such a config, whose data they share.
+        first: the parts of a run with such a config, whose model and loss are called for all of them.
         configs: checked and resolved.
         options: the option chosen in each group, for messages.
         unused: names of the parameters that the loss doesn't depend on.
@@ -97,9 +97,7 @@ def build_together(
     Raises:
         Apart: they can't. That one program gives what the runs give alone isn't known yet.
     """
-    trainer, template = first.config["trainer"], next(first.model.parameters())
-    loss = first.loss and make_loss(configs[0]["loss"])
-    loss = loss.to(template.device, template.dtype) if isinstance(loss, nn.Module) else loss
+    trainer, loss, template = first.config["trainer"], first.loss, next(first.model.parameters())
 
     def fresh(seed: int) -> tuple[nn.Module, Tensor]:
         seed_everything(seed)
@@ -107,9 +105,8 @@ def build_together(
         assert model is not None
         return model.to(template.device, template.dtype), torch.get_rng_state()
 
-    module, _ = fresh(configs[0]["seed"])  # what is called, with the tensors of each run in turn
     models = {seed: fresh(seed) for seed in dict.fromkeys(config["seed"] for config in configs)}
-    if reason := differing([module, *(model for model, _ in models.values())]):
+    if reason := differing([first.model, *(model for model, _ in models.values())]):
         raise Apart(reason)
     each = [models[config["seed"]] for config in configs]
     own = each if len(models) > 1 else each[:1]
@@ -118,7 +115,7 @@ def build_together(
     ]
     try:
         stack = Stack(
-            module,
+            first.model,
             [model for model, _ in each],
             loss,
             generators,
@@ -140,7 +137,7 @@ def build_together(
     stack.optimizer = fitting(Pilots(make, pilots), stack.parameters)
     stack.scheduled = any(run.schedule is not None for run in runs)
     average = None if trainer["ema"] is None else Average(stack.weights(), trainer["ema"])
-    return first._replace(learner=stack, loss=loss, runs=runs, average=average)
+    return first._replace(learner=stack, runs=runs, average=average)
 
 
 def _generator(device: torch.device, state: Tensor, seed: int) -> torch.Generator:
