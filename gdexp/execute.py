@@ -11,6 +11,7 @@ from gdexp.tracking.frame import Result
 if TYPE_CHECKING:
     from gdexp.build import Parts
     from gdexp.config.compose import Job
+    from gdexp.data.identity import Identity
     from gdexp.session import End
     from gdexp.tracking import Description, Record
     from gdexp.tracking.provenance import Provenance
@@ -131,7 +132,10 @@ def _train(
     how = "plain" if len(jobs) == 1 else f"stack chunk={len(jobs)} threads={parts.threads}"
     sizes = {k: config[k] for k in ("model", "learner")}
     configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
-    runs, source = described(jobs, configs, how, provenance, parts.identity.sha256)
+    runs, source = described(jobs, configs, how, provenance, parts.identity)
+    if parts.identity.about:
+        line = f"Data: {parts.identity.about}"
+        say(line) if progress is None else progress.note_once(line)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
     record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data)
     if error is not None:
@@ -189,7 +193,7 @@ def described(
     configs: Sequence[dict[str, Any]],
     how: str,
     provenance: "Provenance",
-    data: str | None = None,
+    data: "Identity | None" = None,
 ) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
     from gdexp.config import direction, written
@@ -197,10 +201,13 @@ def described(
     from gdexp.tracking import Description
     from gdexp.tracking.provenance import job_keys
 
-    keys = job_keys([filled(job.config) for job in jobs], data) if data and jobs[0].sweep else [None] * len(jobs)
+    keys: Sequence[str | None] = [None] * len(jobs)
+    if data is not None and jobs[0].sweep:
+        keys = job_keys([filled(job.config) for job in jobs], data.sha256)
     masked = written.without_secrets(configs[0], jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how} | direction.record(configs[0])
+    tags |= {"gdexp.data": data.about} if data and data.about else {}
     texts = provenance.texts(configs[0])
     found = []
     pages = written.pages(shown, [job.options for job in jobs])

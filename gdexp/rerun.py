@@ -83,7 +83,7 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
             how = stacked[0]
         except Apart as reason:
             print(f"The run was trained in a stack, which can't be had now: {reason}")
-    runs, source = described([job], [parts.config], how, provenance)
+    runs, source = described([job], [parts.config], how, provenance, parts.identity)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment}
     with stop.watched(), tracking.start(config, runs, data=data) as record:

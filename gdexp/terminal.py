@@ -69,6 +69,7 @@ class SweepProgress:
         self._bar = Bar("Run", runs)
         self.wants_steps = self._bar.wanted
         self._over = 0
+        self._noted = set[str]()
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +93,12 @@ class SweepProgress:
     def note(self, line: str) -> None:
         """Print a line above the bar."""
         self._bar.print(line)
+
+    def note_once(self, line: str) -> None:
+        """Print a line above the bar that holds for many of the runs."""
+        if line not in self._noted:
+            self._noted.add(line)
+            self.note(line)
 
 
 class Bar:

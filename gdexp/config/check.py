@@ -263,6 +263,9 @@ def check_own(group: str, node: Mapping[str, Any]) -> None:
         _check_rule(f"{group}.{name}", node, name)
     if group == "data":
         _check_fold(node["fold"], node["folds"])
+        is_table = node.get("_target_") == "gdexp.data.table.table"
+        if is_table and node.get("group") is not None and node["split"] != "grouped":
+            raise Refusal(f"`data.group={node['group']}` needs data.split=grouped")
     for name in node if group in _UNTARGETED else ():
         if name not in known:
             raise Refusal(f"`{group}.{name}` is not a key{nearest(str(name), known)}")

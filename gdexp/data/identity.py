@@ -21,12 +21,14 @@ class Identity(NamedTuple):
         sha256: of all tensors, their dtypes and shapes, in hexadecimal.
         shapes: of the tensors of each split.
         source: the `data` node of the config.
+        about: what became of the rows and columns of a file, in one line.
     """
 
     name: str
     sha256: str
     shapes: dict[str, list[list[int]]]
     source: Mapping[str, Any]
+    about: str = ""
 
     def as_mlflow(self) -> tuple[str, str, str, str, None, str, str]:
         """Return name, digest, source type, source, schema, profile and context, as MLflow has them."""
@@ -58,7 +60,7 @@ def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity
     if data.groups is not None:
         digest.update(b"groups")
         digest.update(_bytes(torch.as_tensor(data.groups)))
-    return Identity(name, digest.hexdigest(), shapes, source)
+    return Identity(name, digest.hexdigest(), shapes, source, data.about)
 
 
 def _first_rows(loader: Loader) -> Any:

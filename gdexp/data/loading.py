@@ -165,8 +165,8 @@ def split_dataset(data: TensorData, **keys: Any) -> TensorData:
     if not plan.val_fraction and not plan.test_fraction and not plan.folds:
         return data
     if train.given is not None or train.rows is None:
-        keys = "`data.fold` must be null" if plan.folds else "`data.val_fraction` and `data.test_fraction` must be 0"
-        raise Refusal(f"{keys}: the data brings its own loader")
+        key = "`data.fold` must be null" if plan.folds else "`data.val_fraction` and `data.test_fraction` must be 0"
+        raise Refusal(f"{key}: the data brings its own loader")
     if plan.split != "random":
         raise Refusal(f"`data.split={plan.split}` needs data in memory, not a Dataset")
     order, sizes = partition(data, train.rows, plan)

@@ -1,0 +1,282 @@
+"""The columns of a table: what each is for, and as numbers, by the values of the first file."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gdexp.config.refusal import nearest
+from gdexp.data import Weighted
+from gdexp.data.dialect import misread
+from gdexp.data.gaps import Block
+from gdexp.data.table_file import Source, is_number, unneeded
+
+_SHOWN = 5  # texts in a list of them
+
+
+class Roles(NamedTuple):
+    """What the keys of `data` say that columns are for.
+
+    Args:
+        targets: to predict.
+        features: to learn from; None: all others.
+        exclude: left out.
+        categories: whole numbers that are texts all the same.
+        weights: how much a row counts.
+        group: what keeps rows together.
+        text: what becomes of features that are text: error, drop or one_hot.
+    """
+
+    targets: list[str]
+    features: list[str] | None
+    exclude: list[str]
+    categories: list[str]
+    weights: str | None
+    group: str | None
+    text: str
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns beside the features."""
+        return [*self.targets, *(name for name in (self.weights, self.group) if name is not None)]
+
+
+def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
+    """Return the features among the columns of a file, and in words which columns are left out.
+
+    Raises:
+        ValueError: a key names no column, or one that can't be what it says.
+    """
+    _check_names(roles, source)
+    frame, notes = source.frame, []
+    if roles.features is not None:
+        features = roles.features
+    else:
+        idle = {name: what for name, what in unneeded(frame).items() if name not in roles.needed}
+        away = {*roles.needed, *roles.exclude, *idle}
+        features = [name for name in frame.columns if name not in away]
+        notes = [f"left out: {name}, which has no name and {what}" for name, what in idle.items()]
+    _check_numbers(roles, source, [*features, *roles.targets])
+    texts = [name for name in features if name not in roles.categories and not is_number(frame[name])]
+    if texts and roles.text == "error":
+        shown = next(iter(frame[texts[0]].dropna()), "")
+        raise ValueError(
+            f"`{source.key}`: column {texts[0]!r} holds text ({str(shown)[:40]!r}): data.text=one_hot or "
+            f"data.text=drop, or leave it out by data.exclude=[{texts[0]}]"
+        )
+    if texts and roles.text == "drop":
+        features = [name for name in features if name not in texts]
+        notes.append(f"left out as text: {', '.join(texts)}")
+    if not features:
+        told = "".join(f" ({note})" for note in notes)
+        raise ValueError(f"`data.features`: no column is left beside the target {', '.join(roles.targets)!r}{told}")
+    return features, notes
+
+
+def _check_numbers(roles: Roles, source: Source, names: Iterable[str]) -> None:
+    """Refuse columns of numbers that aren't read as such."""
+    for name in names:
+        column = source.frame[name]
+        if name not in roles.categories and not is_number(column) and (line := misread(name, column, source.dialect)):
+            raise ValueError(f"`{source.key}`: {line}")
+
+
+def _check_names(roles: Roles, source: Source) -> None:
+    named = {
+        "data.target": roles.targets,
+        "data.features": roles.features or [],
+        "data.exclude": roles.exclude,
+        "data.categories": roles.categories,
+        "data.weights": [roles.weights] if roles.weights is not None else [],
+        "data.group": [roles.group] if roles.group is not None else [],
+    }
+    for key, names in named.items():
+        _check_columns(key, names, source)
+        if len(set(names)) < len(names):
+            raise ValueError(f"`{key}` must name each column once, got {names}")
+    if not roles.targets:
+        raise ValueError("`data.target` must name a column")
+    features = roles.features
+    if features is not None and (not features or {*roles.targets, roles.weights, *roles.exclude} & {*features}):
+        raise ValueError(
+            f"`data.features` must name columns other than those of target, weights and exclude, got {features}"
+        )
+    parts = [*roles.needed, *roles.exclude]
+    if twice := [name for name in parts if parts.count(name) > 1]:
+        raise ValueError(f"`data.target`, data.weights, data.group and data.exclude can't share a column: {twice[0]!r}")
+
+
+def _check_columns(key: str, names: Iterable[str], source: Source) -> None:
+    """Refuse names that no column of a file has, or that two have."""
+    for name in names:
+        if name not in source.frame.columns:
+            raise ValueError(f"`{key}`: {source.path} has no column {name!r}{nearest(name, source.frame.columns)}")
+        if name in source.doubled and key != "data.exclude":
+            raise ValueError(
+                f"`{key}`: {source.path} has two columns named {name!r}; the second is called {name + '.1'!r} here"
+            )
+
+
+class Encoding(NamedTuple):
+    """How the columns of a table become numbers.
+
+    Args:
+        roles: of the columns.
+        numbers: features that are numbers.
+        values: those that are texts, with the values that have a column each.
+        labels: of the target's classes, in order; None: it is a number.
+        whole: whether that is always a whole number.
+    """
+
+    roles: Roles
+    numbers: list[str]
+    values: dict[str, list[str]]
+    labels: list[Any] | None
+    whole: bool
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that are texts in every file, whatever they look like there."""
+        of_target = self.labels is not None and isinstance(self.labels[0], str)
+        return [*self.values, *(self.roles.targets if of_target else [])]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Where each feature stands among the columns of the inputs."""
+        blocks = [Block(name, i, i + 1, text=False) for i, name in enumerate(self.numbers)]
+        for name, values in self.values.items():
+            start = blocks[-1].stop if blocks else 0
+            blocks.append(Block(name, start, start + len(values), text=True))
+        return blocks
+
+    @property
+    def words(self) -> str:
+        """How many columns the inputs have, and which texts have most of them."""
+        widths = sorted(((len(values), name) for name, values in self.values.items()), key=lambda w: -w[0])
+        whole = len(self.numbers) + sum(width for width, _ in widths)
+        shown = [f"{width} of them from {name}" for width, name in widths[:1]]
+        shown += [f"{width} from {name}" for width, name in widths[1:_SHOWN]]
+        return ", ".join([f"{whole} column{'s' * (whole != 1)}", *shown])
+
+    def check(self, source: Source) -> None:
+        """Refuse a second file whose columns aren't those of the first."""
+        names = [*self.numbers, *self.values, *self.roles.needed]
+        _check_columns(source.key, names, source)
+        _check_numbers(self.roles, source, self.numbers)
+        texts = [name for name in self.numbers if not is_number(source.frame[name])]
+        if self.labels is None:
+            texts += [name for name in self.roles.targets if not is_number(source.frame[name])]
+        if texts:
+            shown = next(iter(source.frame[texts[0]].dropna()), "")
+            raise ValueError(
+                f"`{source.key}`: column {texts[0]!r} holds text ({str(shown)[:40]!r}), in the first file numbers"
+            )
+
+    def unknown(self, frame: pd.DataFrame) -> list[str]:
+        """Return in words how many rows of a second file hold texts that the first file lacks."""
+        counts = {n: int((~frame[n].isin(v) & frame[n].notna()).sum()) for n, v in self.values.items()}
+        return [
+            f"{count} of these have a {name} that is in none of the others" for name, count in counts.items() if count
+        ]
+
+    def batch(self, frame: pd.DataFrame, source: Source) -> Any:
+        """Return inputs, target and, if there are any, weights of the rows of a file.
+
+        Args:
+            frame: the rows that are used.
+            source: the file.
+        """
+        parts = [_finite("the features", source, frame[self.numbers])]
+        parts += [_one_hot(frame[name], values) for name, values in self.values.items()]
+        x, y = torch.from_numpy(np.concatenate(parts, axis=1)), self._target(frame, source)
+        return (x, y) if self.roles.weights is None else Weighted(x, y, _weights(frame[self.roles.weights], source))
+
+    def _target(self, frame: pd.DataFrame, source: Source) -> Tensor:
+        targets = frame[self.roles.targets]
+        column = targets.iloc[:, 0]
+        if self.labels is not None:
+            codes = pd.Index(self.labels, dtype=object).get_indexer_for(column)
+            if (codes < 0).any():
+                odd = column[codes < 0].iloc[0]
+                raise ValueError(f"`{source.key}`: {odd!r} in {column.name!r} is no class of the first file")
+            return torch.from_numpy(codes.astype(np.int64))
+        if self.whole and pd.api.types.is_integer_dtype(column):
+            return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
+        numbers = _finite(f"the target {', '.join(self.roles.targets)!r}", source, targets)
+        if not self.whole:
+            return torch.from_numpy(numbers)
+        if (numbers != numbers.round()).any():
+            raise ValueError(f"`{source.key}`: {column.name!r} holds fractions, in the first file whole numbers only")
+        return torch.from_numpy(numbers[:, 0].astype(np.int64))
+
+
+def settle(roles: Roles, features: Sequence[str], frame: pd.DataFrame) -> Encoding:
+    """Settle how columns become numbers.
+
+    Args:
+        roles: of the columns.
+        features: chosen among them.
+        frame: the rows of the first file that are used.
+    """
+    texts = [name for name in features if name in roles.categories or not is_number(frame[name])]
+    for name in roles.categories:
+        if name in frame:
+            _check_whole(frame[name])
+    target = frame[roles.targets[0]]
+    labels = None
+    if len(roles.targets) > 1:
+        if odd := [name for name in roles.targets if not is_number(frame[name])]:
+            raise ValueError(f"`data.target`: several targets must be numbers, {odd[0]!r} holds text")
+    elif pd.api.types.is_bool_dtype(target) or not is_number(target):
+        labels = _in_order(target) if not is_number(target) else sorted(target.dropna().unique())
+        if len(labels) < 2:
+            raise ValueError(f"`data.target`: {target.name!r} has one class only: {labels[0]!r}")
+    values = {name: _in_order(frame[name]) for name in texts}
+    whole = len(roles.targets) == 1 and pd.api.types.is_integer_dtype(target)
+    return Encoding(roles, [name for name in features if name not in texts], values, labels, whole)
+
+
+def _in_order(column: pd.Series) -> list[str]:
+    """Return the values of a text in order: numbers by size, as of zip codes, then others by their letters."""
+    values = list(map(str, column.dropna().unique()))
+    sizes = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").fillna(np.inf)
+    return [value for _, value in sorted(zip(sizes, values, strict=True))]
+
+
+def _check_whole(column: pd.Series) -> None:
+    values = pd.to_numeric(column.dropna(), errors="coerce")
+    odd = column.dropna()[(values != values.round()) & values.notna()]
+    if not odd.empty:
+        raise ValueError(f"`data.categories`: {column.name!r} holds {odd.iloc[0]}, which is no whole number")
+
+
+def group_numbers(column: pd.Series) -> Tensor:
+    """Return a number for each group, in their order."""
+    return torch.from_numpy(pd.factorize(column, sort=True)[0].astype(np.int64))
+
+
+def _one_hot(column: pd.Series, values: Sequence[str]) -> np.ndarray:
+    """Return a column for each value; a missing one is NaN, one that the first file lacks is nowhere."""
+    codes = pd.Index(values, dtype=object).get_indexer_for(column)
+    table = (codes[:, None] == np.arange(len(values))).astype(np.float64)
+    table[column.isna().to_numpy()] = np.nan
+    return table
+
+
+def _finite(what: str, source: Source, frame: pd.DataFrame) -> np.ndarray:
+    numbers = frame.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    if np.isinf(numbers).any():
+        raise ValueError(f"`{source.key}`: {what} hold{'' if what.endswith('s') else 's'} infinite values")
+    return numbers
+
+
+def _weights(column: pd.Series, source: Source) -> Tensor:
+    if not is_number(column):
+        raise ValueError(f"`data.weights`: {column.name!r} in {source.path} holds text, not numbers")
+    weights = _finite("the weights", source, column.to_frame())[:, 0]
+    if (weights < 0).any() or not (weights > 0).any():
+        raise ValueError(f"`data.weights`: {column.name!r} in {source.path} must hold numbers from 0 on, not all 0")
+    return torch.from_numpy(weights)

@@ -1,0 +1,187 @@
+"""A CSV or Parquet file as a table of numbers and texts."""
+
+import re
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from gdexp.data.dialect import Dialect, advice, looks_like_rows
+
+_UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
+_ROW_NAMES = "Unnamed: 0"
+
+
+class Source(NamedTuple):
+    """A file as it was read.
+
+    Args:
+        key: of the config that names it.
+        path: of the file.
+        dialect: as it was read.
+        frame: its columns; of numbers, else of text.
+        doubled: names that more than one column has.
+    """
+
+    key: str
+    path: str
+    dialect: Dialect
+    frame: pd.DataFrame
+    doubled: frozenset[str] = frozenset()
+
+
+def read(key: str, path: str, dialect: Dialect, as_text: Collection[str] = ()) -> Source:
+    """Read a file.
+
+    Numbers are parsed as pandas does. In a column of text only an empty cell and `na_values` are
+    missing, so that NA and None are values there; among numbers they are missing, as usual.
+
+    Args:
+        key: of the config that names the file.
+        path: of a `.csv` file (also compressed), or one with `.parquet` in its name.
+        dialect: how a CSV file is written.
+        as_text: columns of numbers that are texts all the same.
+
+    Raises:
+        ValueError: in one line, with the words that read the file where there are such.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"`{key}`: no file {path!r} here ({Path.cwd()})")
+    if ".parquet" in Path(path).suffixes:
+        source = _read_parquet(key, path, dialect, as_text)
+    else:
+        source = _read_csv(key, path, dialect, as_text)
+    if source.frame.empty:
+        raise ValueError(f"`{key}`: {path} has no rows")
+    if len(set(source.frame.columns)) < len(source.frame.columns):
+        raise ValueError(f"`{key}`: {path} has two columns of one name")
+    return source
+
+
+def unneeded(frame: pd.DataFrame) -> dict[str, str]:
+    """Return columns without a name that say nothing, as an index that was saved, and what they hold."""
+    found = {}
+    for name in frame.columns:
+        column = frame[name]
+        if not _UNNAMED.fullmatch(name):
+            continue
+        if column.isna().all():
+            found[name] = "is empty"
+        elif column.is_unique and not is_number(column):
+            found[name] = "names the rows"
+        elif column.is_unique and pd.api.types.is_integer_dtype(column):
+            found[name] = "counts the rows"
+    return found
+
+
+def is_number(column: pd.Series) -> bool:
+    """Say whether a column holds numbers (booleans are 0 and 1)."""
+    return pd.api.types.is_numeric_dtype(column)
+
+
+def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
+    usual = Dialect()
+    for name in ("separator", "decimal", "encoding", "header"):
+        if getattr(dialect, name) != getattr(usual, name):
+            raise ValueError(f"`data.{name}` is for CSV files, {path} is a Parquet file")
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:  # whatever pyarrow makes of a file that is no table
+        raise ValueError(f"`{key}`: {path} can't be read as a table: {error}") from error
+    frame.columns = [str(c).strip() for c in frame.columns]
+    for i, name in enumerate(frame.columns):
+        column = frame.iloc[:, i]
+        if dialect.na_values:
+            column = column.mask(column.isin([*dialect.na_values, *map(str, dialect.na_values)]))
+        if name in as_text or not _has_numbers(column):
+            column = _without_numbers(column, column.astype(str).where(column.notna() & (column != "")))
+        frame.isetitem(i, column)
+    return Source(key, path, dialect, frame)
+
+
+def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
+    line = dialect.names_in()
+    header: dict[str, Any] = {"header": line, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that are text, and read again below
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows have more cells than there are names
+        try:
+            frame = _parsed(key, path, dialect, header)
+        except pd.errors.ParserWarning:
+            header["names"] = _names_of_all(key, path, dialect, line)
+            frame = _parsed(key, path, dialect, header)
+    if len(frame.columns) == 1 and (words := advice(path, dialect)):
+        raise ValueError(f"`{key}`: {path} has one column as it is read: add {words}")
+    frame.columns = [str(c).strip() for c in frame.columns]
+    if dialect.header == "auto" and looks_like_rows(frame):
+        shown = ", ".join(map(str, frame.columns[:3]))
+        raise ValueError(
+            f"`{key}`: the first line of {path} looks like a row ({shown}…): add data.header=false, which numbers the "
+            f"columns from 0 to {len(frame.columns) - 1}, or data.header=true if these are names"
+        )
+    _read_texts(key, path, dialect, header, frame, as_text)
+    return Source(key, path, dialect, frame, frozenset() if line is None else _doubled(path, dialect, line))
+
+
+def _read_texts(
+    key: str, path: str, dialect: Dialect, header: dict[str, Any], frame: pd.DataFrame, as_text: Collection[str]
+) -> None:
+    """Put the texts of a file into those columns of a frame that hold no numbers, or are texts all the same."""
+    places = [i for i, n in enumerate(frame.columns) if n in as_text or not _has_numbers(frame.iloc[:, i])]
+    if not places:
+        return
+    only_empty = {"keep_default_na": False, "na_values": ["", *dialect.na_values]}
+    texts = _parsed(key, path, dialect, header | {"dtype": str, "usecols": places} | only_empty)
+    for i, place in enumerate(places):
+        frame.isetitem(place, _without_numbers(frame.iloc[:, place], texts.iloc[:, i]))
+
+
+def _has_numbers(column: pd.Series) -> bool:
+    return is_number(column) and bool(column.notna().any())
+
+
+def _without_numbers(column: pd.Series, text: pd.Series) -> pd.Series:
+    """Return the text of a column; of booleans with gaps numbers, and of numbers no text where one is missing."""
+    if column.isna().all():  # empty, or texts such as NA and None
+        return text.astype(object) if text.nunique() > 1 else column.astype(float)
+    if is_number(column):
+        return text.where(column.notna()).astype(object)
+    if pd.api.types.infer_dtype(column, skipna=True) == "boolean":
+        return column.astype("boolean")
+    return text.astype(object)
+
+
+def _parsed(key: str, path: str, dialect: Dialect, arguments: dict[str, Any]) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, **(dialect.arguments() | arguments))
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"`{key}`: {path} is empty") from None
+    except pd.errors.ParserWarning:
+        raise
+    except LookupError as error:
+        raise ValueError(f"`data.encoding`: {error}") from error
+    except Exception as error:  # whatever pandas makes of a file that is no table
+        if isinstance(error, ValueError) and str(error).startswith("`data."):
+            raise
+        words = advice(path, dialect)
+        told = f"as it is: add {words}" if words else f"as a table: {error}"
+        raise ValueError(f"`{key}`: {path} can't be read {told}") from error
+
+
+def _names_of_all(key: str, path: str, dialect: Dialect, line: int | None) -> list[str]:
+    """Return names for a file whose rows begin with a cell that has none, as R writes the names of rows."""
+    frame = _parsed(key, path, dialect, {"header": line})
+    if frame.index.nlevels == 1:
+        return [_ROW_NAMES, *frame.columns]
+    told = f": add {words}" if (words := advice(path, dialect)) else ""
+    cells = len(frame.columns) + frame.index.nlevels
+    raise ValueError(f"`{key}`: {path} has {cells} cells in a row, but only {len(frame.columns)} names{told}")
+
+
+def _doubled(path: str, dialect: Dialect, line: int) -> frozenset[str]:
+    """Return the names that stand more than once in the line of names, where pandas numbers the others."""
+    arguments = dialect.arguments() | {"header": None, "skiprows": line, "nrows": 1, "dtype": str, "na_values": []}
+    names = pd.read_csv(path, keep_default_na=False, **arguments).iloc[0].astype(str).str.strip()
+    return frozenset(names[names.duplicated() & (names != "")])
