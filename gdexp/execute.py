@@ -140,6 +140,8 @@ def _train(
     record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data)
     if error is not None:
         if progress is None and isinstance(error, Refusal):
+            if ends:  # it is the record that went wrong
+                say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
             raise error
         yield from ((job, _lost(runs[i], record, error, i)) for i, job in enumerate(jobs))
         return

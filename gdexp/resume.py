@@ -32,7 +32,7 @@ def resume(words: Sequence[str]) -> None:
     from gdexp.build import build
     from gdexp.checkpoint import Checkpoints
     from gdexp.config.targets import local_modules
-    from gdexp.session import Session
+    from gdexp.session import End, Session
     from gdexp.terminal import report, say
     from gdexp.tracking.provenance import Provenance
 
@@ -47,12 +47,16 @@ def resume(words: Sequence[str]) -> None:
         earlier = run.tags.get("gdexp.resumed", "").split()
         typed = " ".join([*earlier, *(word for word in words[1:] if not word.startswith("tracking"))])
         tags = {"gdexp.resumed": typed} if typed else {}
-        with stop.watched(), tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
-            state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
-            since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
-            say(f"Run {run.name} goes on {since}")
-            [end] = Session(parts, record).train(state)
-        say(report(end.outcome, end.metrics, parts, run.name, record))
+        ends: list[End] = []
+        try:
+            with stop.watched(), tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
+                state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
+                since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
+                say(f"Run {run.name} goes on {since}")
+                ends = Session(parts, record).train(state)
+        finally:
+            if ends:  # also where it is the record that went wrong
+                say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
 
 
 def _check_end(run: Recorded, config: dict[str, Any]) -> None:

@@ -1,19 +1,18 @@
 """`python -m gdexp.store check | sync | merge | prepare`: heal, upload and join stores."""
 
 import argparse
-import hashlib
 import os
 import shutil
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings, places, store
+from gdexp.tracking import endings, kept, places, store
+from gdexp.tracking.places import serialised
 from gdexp.tracking.sqlite import KNOWN, DeletedExperiment, Tables, revision
 
 _SYNCED = "gdexp.synced_to"
@@ -83,6 +82,7 @@ def check(db: Path) -> list[str]:
             lines.append("the store was moved: the paths of its artifacts are put right")
         for run_id, name in endings.close_dead(open_store):
             lines.append(f"run {name} ({run_id}) is closed as KILLED: its process is gone")
+        lines += kept.take_in(open_store)
         lines += _missing_artifacts(open_store)
         [(runs,)] = open_store.select("SELECT count(*) FROM runs")
         alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
@@ -92,8 +92,6 @@ def check(db: Path) -> list[str]:
 
 def sync(db: Path, uri: str) -> list[str]:
     """Copy the finished runs of a store to a server; what is there already isn't doubled."""
-    from filelock import FileLock
-
     from gdexp.tracking import transfer
     from gdexp.tracking.client import Unreachable, answers
 
@@ -103,7 +101,7 @@ def sync(db: Path, uri: str) -> list[str]:
         answers(uri)
     except Unreachable as error:
         raise Refusal(str(error)) from error
-    with closing(_known(db)) as tables, FileLock(_lock(db)):
+    with closing(_known(db)) as tables, serialised(db):
         server = transfer.Server(uri)
         waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, shown)]
         for run_id in waiting:
@@ -130,7 +128,7 @@ def merge(source: Path, target: Path) -> list[str]:
         raise Refusal(f"{source} can't be merged into itself")
     with closing(_known(source)) as theirs:
         store.ensure(target)
-        with closing(_known(target)) as ours:
+        with closing(_known(target)) as ours, serialised(target):
             try:
                 done = sum([transfer.merge(theirs, ours, run_id) for run_id in transfer.finished(theirs)])
             except (sqlite3.Error, OSError) as error:
@@ -187,7 +185,7 @@ def _missing_artifacts(tables: Tables) -> list[str]:
         " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key='gdexp.outcome')"
     )
     for run_id, name, uri, location in rows:
-        folder = store.local_path(uri)
+        folder = places.local_path(uri)
         if folder is None or (folder / "weights.safetensors").is_file():
             continue
         other = f"{location.rstrip('/')}/{run_id}/artifacts"
@@ -212,12 +210,6 @@ def _clear_drafts(db: Path) -> list[str]:
 
 def _read_only(db: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{db.absolute().as_uri()}?mode=ro", uri=True)
-
-
-def _lock(db: Path) -> Path:
-    """Return a lock outside the user's folder, one for each store."""
-    digest = hashlib.sha256(str(db.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"gdexp-sync-{digest}.lock"
 
 
 if __name__ == "__main__":

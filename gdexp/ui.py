@@ -17,7 +17,8 @@ from typing import IO
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import view
-from gdexp.tracking.store import artifact_root, database, store_uri
+from gdexp.tracking.places import artifact_root
+from gdexp.tracking.store import database, store_uri
 
 _START_SECONDS = 90.0
 _GUARD = """

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,6 +48,19 @@ def stocked(here: Path, empty_store: Path) -> Path:
     """A fresh current directory that already has an empty store."""
     (here / "mlflow.db").write_bytes(empty_store.read_bytes())
     return here
+
+
+@pytest.fixture
+def cache(stocked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache of its own, with what new stores are copied from."""
+    from gdexp.tracking.store import template
+
+    made = template()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(stocked / "cache"))
+    (stocked / "cache/gdexp").mkdir(parents=True)
+    if made is not None:
+        shutil.copy(made, stocked / "cache/gdexp")
+    return stocked / "cache/gdexp"
 
 
 @pytest.fixture

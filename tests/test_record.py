@@ -120,8 +120,15 @@ def test_numbers_that_could_not_be_written_are_written_later(stocked, monkeypatc
 
 
 def test_no_checkpoint_without_the_numbers_before_it(stocked, monkeypatch, capsys):
-    monkeypatch.setattr(Tables, "add_metrics", lambda *_: 1 / 0)
-    with pytest.raises(ValueError, match="lacks"):
+    add_metrics = Tables.add_metrics
+
+    def full(self, run_id, numbers):
+        add_metrics(self, run_id, numbers)
+        if self.path.name == "mlflow.db":
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Tables, "add_metrics", full)
+    with pytest.raises(ValueError, match="kept in"):
         gdexp.launch(["trainer.epochs=5", "trainer.checkpoint_every=1"])
     assert not list(stocked.rglob("step-*.pt")) and "no checkpoint can be written" in capsys.readouterr().err
 
@@ -143,3 +150,64 @@ def test_run_that_was_cut_off_at_its_end_is_finished_not_trained(stocked, gdexp_
     assert rows(stocked) == [(run_id, "FINISHED")] and weights.read_bytes() == bits
     assert rows(stocked, "SELECT key, step, value FROM metrics ORDER BY key, step") == before
     assert rows(stocked, "SELECT value FROM tags WHERE key='gdexp.outcome'") == outcome
+
+
+MISHAPS = {
+    "removed": "db.unlink()",
+    "removed with its artifacts": "db.unlink(); shutil.rmtree('mlruns')",
+    "artifacts alone": "shutil.rmtree('mlruns')",
+    "moved": "db.rename('elsewhere.db')",
+    "emptied": "db.write_bytes(b'')",
+    "damaged": "db.write_bytes(db.read_bytes()[:4096] + bytes(len(db.read_bytes()) - 4096))",
+    "replaced": "db.unlink(); shutil.copy('empty.db', db)",
+    "rows removed": "query('DELETE FROM runs')",
+    "rows and numbers removed": "query('DELETE FROM runs; DELETE FROM metrics; DELETE FROM tags')",
+    "table dropped": "query('DROP TABLE metrics')",
+}
+
+
+@pytest.mark.parametrize(
+    "mishap", [m if m in ("removed", "rows removed") else pytest.param(m, marks=pytest.mark.slow) for m in MISHAPS]
+)
+def test_run_whose_store_is_lost_is_kept_and_taken_in(stocked, cache, gdexp_run, mishap):
+    shutil.copy("mlflow.db", "empty.db")
+    (stocked / "mishap.py").write_text(
+        "import shutil, sqlite3, time\n"
+        "from pathlib import Path\n"
+        "db = Path('mlflow.db')\n"
+        "def query(sql):\n"
+        "    connection = sqlite3.connect(db, timeout=60)\n"
+        "    connection.executescript(sql)\n"
+        "    connection.close()\n"
+        "def count():\n"
+        "    connection = sqlite3.connect(db)\n"
+        "    [(count,)] = connection.execute('SELECT count(*) FROM metrics')\n"
+        "    return count\n"
+        "def hook(epoch, model):\n"
+        "    if epoch.epoch == 20:\n"
+        "        while not count(): time.sleep(0.05)\n"
+        f"        {MISHAPS[mishap]}\n"
+    )
+    words = ["trainer.epochs=50", "trainer.log_every=1000", "trainer.on_epoch=[mishap.hook]"]
+    done = gdexp_run(*words)
+    assert "Outcome: completed, final loss 0.1" in done.stdout and "Traceback" not in done.stderr
+    kept = list(stocked.glob("gdexp-kept-*.db"))
+    assert (done.returncode, len(kept)) == ((0, 0) if mishap == "artifacts alone" else (1, 1)), done.stderr
+    if kept:
+        assert str(kept[0]) in done.stderr.splitlines()[-1]
+    if mishap in ("damaged", "table dropped"):
+        shutil.copy("empty.db", "mlflow.db")
+        for left in ("mlflow.db-wal", "mlflow.db-shm"):
+            (stocked / left).unlink(missing_ok=True)
+    if not (stocked / "mlflow.db").exists():
+        gdexp.launch(["trainer.epochs=1"])
+    done = gdexp_run("check", module="gdexp.store")
+    assert done.returncode == 0, done.stderr
+    assert not list(stocked.glob("gdexp-kept-*")) and not list(stocked.glob(".gdexp-*"))
+    [run] = [run for run in gdexp.runs(curves=False).to_dict("records") if run["trainer.epochs"] == 50]
+    assert (run["status"], run["outcome"], run["optimizer.lr"]) == ("FINISHED", "completed", 0.01)
+    found = rows(stocked, f"SELECT step FROM metrics WHERE run_uuid='{run['run_id']}' AND key='train_loss' ORDER BY 1")
+    assert [step for (step,) in found] == list(range(1, 51))
+    [alone] = gdexp.launch([words[0]]).run_id
+    mine, other = gdexp.load(run["run_id"]), gdexp.load(alone)
+    assert mine.linear.weight == other.linear.weight and mine.linear.bias == other.linear.bias

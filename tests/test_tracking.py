@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -239,7 +240,7 @@ def small_disk(here):
 
 
 @pytest.mark.slow
-def test_full_disk_is_said_and_the_database_stays_sound(gdexp_run, start_run, small_disk, empty_store):
+def test_full_disk_is_said_and_the_run_is_kept_elsewhere(gdexp_run, start_run, small_disk, cache, empty_store):
     (small_disk / "mlflow.db").write_bytes(empty_store.read_bytes())
     run = start_run(*ENDLESS, f"tracking.uri=sqlite:///{small_disk}/mlflow.db")
     first_line(run)
@@ -249,11 +250,35 @@ def test_full_disk_is_said_and_the_database_stays_sound(gdexp_run, start_run, sm
     time.sleep(3)
     run.send_signal(signal.SIGTERM)
     errors = run.communicate()[1]
-    assert run.returncode != 0 and errors.count("training goes on") == 1 and "lacks" in errors, errors
+    assert run.returncode != 0 and errors.count("training goes on") == 1, errors
+    [kept] = cache.glob("kept/gdexp-kept-*.db")
+    assert str(kept) in errors and not list(small_disk.glob("*gdexp-kept*"))
     assert sqlite3.connect(small_disk / "mlflow.db").execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     (small_disk / "filler").unlink()
     done = gdexp_run("check", str(small_disk / "mlflow.db"), module="gdexp.store")
-    assert done.returncode == 0 and "closed as KILLED" in done.stdout
+    assert done.returncode == 0 and "taken in" in done.stdout and not kept.exists()
+    [run] = gdexp.runs(uri=f"sqlite:///{small_disk}/mlflow.db").to_dict("records")
+    said = re.search(r"interrupted after epoch (\d+)", errors)
+    assert run["status"] == "KILLED" and gdexp.load(run["run_id"], uri=f"sqlite:///{small_disk}/mlflow.db")
+    history = MlflowClient(f"sqlite:///{small_disk}/mlflow.db").get_metric_history(run["run_id"], "train_loss")
+    assert [m.step for m in history] == list(range(1, int(said[1]) + 1))
+
+
+@pytest.mark.slow
+def test_store_that_is_locked_to_the_end(gdexp_run, stocked, cache):
+    (stocked / "locks.py").write_text(
+        "import sqlite3\n"
+        "lock = []\n"
+        "def hook(epoch, model):\n"
+        "    if epoch.epoch == 3:\n"
+        "        lock.append(sqlite3.connect('mlflow.db', isolation_level=None, timeout=60))\n"
+        "        lock[0].execute('BEGIN EXCLUSIVE')\n"
+    )
+    done = gdexp_run("trainer.epochs=9", "trainer.on_epoch=[locks.hook]")
+    assert done.returncode == 1 and "kept in" in done.stderr and "Outcome: completed" in done.stdout
+    assert "is taken in" in gdexp_run("trainer.epochs=1").stderr
+    table = gdexp.runs()
+    assert list(table.status) == ["FINISHED"] * 2 and gdexp.load(table.run_id[1])
 
 
 @pytest.mark.slow
@@ -438,6 +463,47 @@ def test_merge_joins_two_stores(here, gdexp_run):
     shutil.rmtree(here / "a")
     for run_id in table.run_id:
         assert gdexp.load(run_id, uri=f"sqlite:///{here}/b/mlflow.db").linear.weight.isfinite().all()
+
+
+def test_merge_keeps_the_record_that_knows_more(here, gdexp_run):
+    [run_id] = gdexp.launch(["trainer.epochs=4", "trainer.checkpoint_every=1"]).run_id
+    shutil.copytree(here, here.parent / "copy")
+    copy = here.parent / "copy"
+    tables = Tables(copy / "mlflow.db")  # as it was before the end
+    tables.execute("UPDATE runs SET status='KILLED', end_time=1")
+    tables.close()
+    [weights] = copy.glob("mlruns/**/weights.safetensors")
+    weights.unlink()
+
+    def merged(source, target):
+        done = gdexp_run("merge", f"{source}/mlflow.db", f"{target}/mlflow.db", module="gdexp.store")
+        assert done.returncode == 0, done.stderr
+        found = only(gdexp.runs(uri=f"sqlite:///{target}/mlflow.db"))
+        gdexp.load(run_id, uri=f"sqlite:///{target}/mlflow.db")
+        curve = MlflowClient(f"sqlite:///{target}/mlflow.db").get_metric_history(run_id, "train_loss")
+        return done.stdout[:6], found["status"], len(curve)
+
+    assert merged(copy, here) == ("0 runs", "FINISHED", 4)
+    assert merged(here, copy) == ("1 runs", "FINISHED", 4)
+    assert gdexp_run(run_id, "trainer.epochs=7", module="gdexp.resume").returncode == 0
+    assert merged(copy, here) == ("0 runs", "FINISHED", 7)
+    tables = Tables(copy / "mlflow.db")  # it is trained there, too
+    tables.execute("UPDATE runs SET status='RUNNING'")
+    tables.add_tags(run_id, {"gdexp.process": "- - - 1 1", "gdexp.heartbeat": str(int(time.time() * 1000))})
+    tables.close()
+    assert merged(here, copy) == ("0 runs", "RUNNING", 4)
+
+
+@pytest.mark.slow
+def test_merges_at_once_bring_all(start_run, here):
+    for name in "abcd":
+        (here / name).mkdir()
+        gdexp.launch([f"tracking.uri=sqlite:///{here}/{name}/mlflow.db", "trainer.epochs=3"])
+    running = [start_run("merge", f"{n}/mlflow.db", "all.db", module="gdexp.store") for n in "abcdabcd"]
+    outputs = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * 8, outputs
+    assert sum(int(out.split()[0]) for out, _ in outputs) == 4
+    assert len(gdexp.runs(uri=f"sqlite:///{here}/all.db")) == 4
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gdexp.data.identity import Identity
     from gdexp.tracking.frame import Result
-    from gdexp.tracking.recorder import Begun
+    from gdexp.tracking.whole import Begun
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line for each run
@@ -104,9 +104,9 @@ def start(
         from gdexp.tracking.nothing import Unrecorded
 
         return Unrecorded(len(runs))
-    from gdexp.tracking.recorder import Begun
     from gdexp.tracking.sqlite import DatasetRow
     from gdexp.tracking.store import store_uri
+    from gdexp.tracking.whole import Begun
 
     experiment = _experiment(config, study)
     seen = data and DatasetRow(*data.as_mlflow())
@@ -126,8 +126,9 @@ def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, 
     Raises:
         Refusal: the store is none that is written directly, or the run is still running.
     """
-    from gdexp.tracking.recorder import ArtifactsElsewhere, Begun, Recorder
+    from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import database, opened, store_uri
+    from gdexp.tracking.whole import Begun
 
     db = database(store_uri(config["uri"]))
     tables = opened(db) if db is not None and db.is_file() else None
@@ -172,8 +173,9 @@ def _experiment(config: Mapping[str, Any], study: str | None) -> str:
 
 
 def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
+    from gdexp.tracking.places import artifact_location
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
-    from gdexp.tracking.store import artifact_location, database, ensure, opened
+    from gdexp.tracking.store import database, ensure, opened
 
     location = None
     if (db := database(uri)) is not None:

@@ -18,9 +18,10 @@ from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import store, transfer
-from gdexp.tracking.recorder import Begun, Recorder
+from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import without_password
+from gdexp.tracking.whole import Begun
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run

@@ -5,10 +5,14 @@ run below the artifact root beside the store, or below one that the user names i
 special files are never followed.
 """
 
+import hashlib
 import os
 import re
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -26,6 +30,17 @@ def local_path(uri: str) -> Path | None:
         path = unquote(urlparse(uri).path)
         return Path(path.lstrip("/") if os.name == "nt" else path)
     return Path(uri) if os.path.isabs(uri) else None
+
+
+def artifact_root(db: Path) -> Path:
+    """Return where a SQLite store keeps its artifacts: MLflow's default, beside the file."""
+    return db.parent / "mlruns"
+
+
+def artifact_location(db: Path, experiment: str) -> str:
+    """Return where the artifacts of a new experiment go."""
+    folder = re.sub(r"[^\w-]", "_", experiment)
+    return f"{artifact_root(db).as_uri()}/{folder}"
 
 
 def roots(db: Path) -> list[Path]:
@@ -117,3 +132,24 @@ def text(path: Path, largest: int) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise Refusal(f"the artifact {path.name} is damaged: it isn't UTF-8 ({error.reason})") from error
+
+
+def user_cache() -> Path:
+    """Return the user's cache directory, as their system has it."""
+    if sys.platform == "linux":  # the import below takes longer than all else that looks for a store
+        home = os.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")
+        return Path(home) / "gdexp"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gdexp", appauthor=False)
+
+
+@contextmanager
+def serialised(db: Path) -> Iterator[None]:
+    """Let one process at a time bring runs into a store, or send them from it."""
+    from filelock import FileLock
+
+    digest = hashlib.sha256(str(db.resolve()).encode()).hexdigest()[:16]
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    with FileLock(Path(tempfile.gettempdir()) / f"gdexp-{user}-{digest}.lock"):
+        yield

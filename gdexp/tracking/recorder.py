@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import shutil
 import sqlite3
 import sys
@@ -11,17 +10,19 @@ import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings
-from gdexp.tracking.sqlite import DatasetRow, Number, Run, Tables
-from gdexp.tracking.store import fold_in, local_path
+from gdexp.tracking import endings, kept
+from gdexp.tracking.places import local_path
+from gdexp.tracking.sqlite import Number, Run, Tables
+from gdexp.tracking.store import fold_in
+from gdexp.tracking.whole import Begun, End, Whole, content_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,31 +30,10 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
 _HEARTBEAT_SECONDS = 60.0
-_ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of an MLflow metric
 
 
 class ArtifactsElsewhere(Exception):
     """The artifacts of an experiment aren't on this machine's file system."""
-
-
-class Begun(NamedTuple):
-    """All that is known of a run when it begins."""
-
-    name: str
-    experiment: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    texts: Mapping[str, str]
-    data: DatasetRow | None
-
-
-class _End(NamedTuple):
-    """How a run ended, and what is written then."""
-
-    status: str
-    tags: Mapping[str, object]
-    files: "Mapping[str, str | Mapping[str, Tensor]]"
-    time: int
 
 
 class Recorder:
@@ -79,17 +59,19 @@ class Recorder:
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
         self._taken: list[tuple[int, Number]] = []  # out of these, on their way into the store
-        self._ends: dict[int, _End] = {}  # of runs that have ended and aren't written yet
+        self._ends: dict[int, End] = {}  # of runs that have ended and aren't written yet
         self._over: set[int] = set()
         self._weights: Callable[[int], Mapping[str, Tensor]] | None = None
         self._trouble = ""
         self._beat = time.monotonic()
         self._closing = threading.Event()
         self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
+        self._whole = Whole(begun)
         self._goes_on = again is not None
         self._before: tuple[str, int] | None = None  # how the run had ended that goes on
         self.folders: Sequence[Path] = []
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
+        self._file = _file_of(tables.path)
         with stop.held():
             try:
                 if again is None:
@@ -162,7 +144,7 @@ class Recorder:
 
     def _begin(self, begun: Sequence[Begun], location: str) -> None:
         """Write the first artifacts of the runs, then their rows, which say that all of it is there."""
-        now = int(time.time() * 1000)
+        now = self._whole.start = int(time.time() * 1000)
         own = endings.signature()
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
@@ -209,13 +191,14 @@ class Recorder:
                 raise ArtifactsElsewhere(uri)
             self.folders = [place]
             self._before = status, end_time
+            self._whole = Whole.read(self._tables, run_id, place)
             self._tables.begin_again(run_id)
             self._tables.add_tags(run_id, {**tags, **endings.signature()})
             rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
         self._there = set(rows)
 
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
-        self._ends[run] = _End(status, tags, files, int(time.time() * 1000))
+        self._ends[run] = self._whole.ends[run] = End(status, tags, files, int(time.time() * 1000))
         self._over.add(run)
 
     def _keep_flushing(self) -> None:
@@ -242,6 +225,7 @@ class Recorder:
                 self._say(error)
                 lost = [f"{len(self._taken)} numbers"] if self._taken else []
                 return lacking + lost + (["how the run ended"] if ends else [])
+            self._whole.add(self._taken)
             self._taken.clear()
             for run, end in whole.items():
                 self.statuses[run] = end.status
@@ -249,11 +233,13 @@ class Recorder:
             self._beat = time.monotonic() if beat else self._beat
             return lacking
 
-    def _write_files(self, ends: Mapping[int, _End]) -> dict[int, list[str]]:
+    def _write_files(self, ends: Mapping[int, End]) -> dict[int, list[str]]:
         """Write the artifacts of runs that have ended; return those that could not be, by run."""
         missing: dict[int, list[str]] = {}
         for run, end in ends.items():
-            for name, content in end.files.items():
+            texts = self._whole.begun[run].texts
+            gone = {name: text for name, text in texts.items() if not (self.folders[run] / name).exists()}
+            for name, content in {**gone, **end.files}.items():
                 try:
                     _write(self.folders[run] / name, content)
                 except Exception as error:  # safetensors has an error type of its own for a full disk
@@ -261,12 +247,12 @@ class Recorder:
                     missing.setdefault(run, []).append(name)
         return missing
 
-    def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, _End], beat: bool) -> None:
+    def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, End], beat: bool) -> None:
         of_run: dict[int, list[Number]] = {}
         for run, number in numbers:
             of_run.setdefault(run, []).append(number)
         for run, own in of_run.items():
-            self._tables.add_metrics(self._ids[run], _named(own))
+            self._tables.add_metrics(self._ids[run], own)
         for run, end in ends.items():
             self._tables.add_tags(self._ids[run], {k: str(v) for k, v in end.tags.items()})
             self._tables.end(self._ids[run], end.status, end.time)
@@ -288,14 +274,69 @@ class Recorder:
     def _close(self) -> None:
         self._stop()
         try:
-            missing = self.flush() and self.flush()  # what failed once may work now
+            missing = self.flush()
+            if missing:  # what failed once may work now
+                self._tables.wait_at_most(1.0)
+                missing = self.flush()
         finally:
             self._tables.close()
             fold_in(self._tables.path)
-        if missing:
-            lost = [f"{self.names[run]} ({self.run_ids[run]})" for run in self._ends]
-            which = f"run {lost[0]}" if len(lost) == 1 else f"{len(lost)} runs, the first {lost[0] if lost else '?'},"
+        if missing := missing or self._not_found():
+            self._keep_elsewhere(missing)
+
+    def _not_found(self) -> list[str]:
+        """Return what isn't in the store that now stands where it was opened, whatever happened to the file."""
+        self._trouble = f"{self._tables.path} was moved, removed or replaced while training went on"
+        lacking = ["how the run ended"]
+        if _file_of(self._tables.path) != self._file:
+            return lacking
+        try:
+            with closing(Tables(self._tables.path)) as tables:
+                for run, run_id in enumerate(self._ids):
+                    if self._whole.is_in(tables, run, run_id):
+                        continue
+                    self._trouble = f"{self._tables.path} doesn't hold all of it any more"
+                    return lacking
+        except sqlite3.Error as error:
+            self._trouble = f"{self._tables.path} can't be read: {error}"
+            return lacking
+        return []
+
+    def _keep_elsewhere(self, missing: Sequence[str]) -> None:
+        """Keep the runs whole in one file, and say where they are.
+
+        Raises:
+            Refusal: always, for they aren't where they were to be.
+        """
+        name = f"{self.names[0]} ({self.run_ids[0]})"
+        which = f"run {name}" if len(self._ids) == 1 else f"{len(self._ids)} runs, the first {name},"
+        self._whole.add(self._taken)
+
+        def fill(tables: Tables) -> None:
+            for run, run_id in enumerate(self._ids):
+                self._whole.write(tables, run, run_id, self.folders[run])
+                if not self._whole.is_complete:
+                    with suppress(sqlite3.Error), closing(Tables(self._tables.path)) as store:
+                        sql = "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid=?"
+                        tables.add_metrics(run_id, [Number(*row) for row in store.select(sql, run_id)])
+
+        if (path := kept.keep(self._tables.path, str(self._ids[0]), fill)) is None:
             raise Refusal(f"the record of {which} lacks {', '.join(dict.fromkeys(missing))}: {self._trouble}")
+        self.statuses = [self._whole.ends[run].status for run in range(len(self._ids))]
+        self.uri = None
+        raise Refusal(
+            f"the record of {which} is kept in {path}, for {self._trouble}:"
+            f" the next command on that store takes it in, or python -m gdexp.store check {self._tables.path}"
+        )
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
@@ -322,17 +363,8 @@ def _write(path: Path, content: "str | Mapping[str, Tensor]") -> None:
     """Write an artifact, whole or not at all."""
     draft = path.with_name(f".{path.name}.part")
     try:
-        if isinstance(content, str):
-            draft.write_text(content, encoding="utf-8")
-        else:
-            from gdexp.tracking.weights import save_weights
-
-            save_weights(draft, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content_of(content))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _named(numbers: Iterable[Number]) -> list[Number]:
-    """Give each number a name that MLflow takes."""
-    return [n._replace(key=_ILLEGAL.sub("_", n.key)[:250]) if _ILLEGAL.search(n.key) else n for n in numbers]

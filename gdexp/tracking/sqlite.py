@@ -15,6 +15,7 @@ What is relied on, and tested against MLflow's own client for each revision in K
 """
 
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from uuid import uuid4
 from gdexp.config.refusal import Refusal
 
 KNOWN = {"dc11669786a5": "MLflow 3.17", "b7e2c1a4d9f3": "MLflow 3.16", "6f8d9c3b2a1e": "MLflow 3.15"}
+_ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of an MLflow metric
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 
 # the columns that are used here, for a store that only gdexp reads: one on its way to a server
@@ -44,6 +46,8 @@ CREATE TABLE datasets (dataset_uuid, experiment_id, name, digest, dataset_source
 CREATE TABLE inputs (input_uuid, source_type, source_id, destination_type, destination_id, step DEFAULT 0,
     PRIMARY KEY (source_type, source_id, destination_type, destination_id));
 CREATE TABLE input_tags (input_uuid, name, value, PRIMARY KEY (input_uuid, name));
+CREATE TABLE kept_for (store);
+CREATE TABLE files (run_uuid, path, content, PRIMARY KEY (run_uuid, path));
 """
 
 _NO_TABLES = """
@@ -128,6 +132,10 @@ class Tables:
         """Close the file."""
         self._connection.close()
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait so long for another writer from now on."""
+        self._connection.execute(f"PRAGMA busy_timeout={int(1000 * seconds)}")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Write all of what is written inside, or nothing."""
@@ -193,7 +201,7 @@ class Tables:
 
     def add_metrics(self, run_id: str, numbers: Iterable[Number]) -> None:
         """Add numbers, and bring the latest up to date."""
-        rows = [(n.key, *_storable(n.value), n.timestamp, n.step, run_id) for n in numbers]
+        rows = [(_ILLEGAL.sub("_", n.key)[:250], *_storable(n.value), n.timestamp, n.step, run_id) for n in numbers]
         self._connection.executemany(
             "INSERT OR IGNORE INTO metrics (key, value, is_nan, timestamp, step, run_uuid) VALUES (?,?,?,?,?,?)", rows
         )

@@ -1,7 +1,6 @@
 """Where the record is: the URI, and a SQLite store made once, complete or not at all."""
 
 import os
-import re
 import sqlite3
 import sys
 import tempfile
@@ -13,7 +12,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings
+from gdexp.tracking import endings, kept
+from gdexp.tracking.places import artifact_location as artifact_location
+from gdexp.tracking.places import artifact_root, user_cache
 from gdexp.tracking.places import local_path as local_path
 from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
@@ -35,21 +36,11 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
-def artifact_root(db: Path) -> Path:
-    """Return where a SQLite store keeps its artifacts: MLflow's default, beside the file."""
-    return db.parent / "mlruns"
-
-
-def artifact_location(db: Path, experiment: str) -> str:
-    """Return where the artifacts of a new experiment go."""
-    folder = re.sub(r"[^\w-]", "_", experiment)
-    return f"{artifact_root(db).as_uri()}/{folder}"
-
-
 def opened(db: Path) -> Tables | None:
     """Open a store whose schema is known, made if there is none; None: it is MLflow's client's.
 
-    Runs whose process is gone are closed, and the paths of a store that was moved are put right.
+    Runs whose process is gone are closed, those that were kept beside it are taken in, and the paths of a
+    store that was moved are put right.
 
     Raises:
         Refusal: the place can't be written, or the file there is no database.
@@ -69,6 +60,8 @@ def opened(db: Path) -> Tables | None:
         print(f"gdexp: run {name} ({run_id}) is closed as KILLED: its process is gone", file=sys.stderr)
     if len(closed) > _SHOWN:
         print(f"gdexp: so are {len(closed) - _SHOWN} more", file=sys.stderr)
+    for line in kept.take_in(tables):
+        print(f"gdexp: {line}", file=sys.stderr)
     return tables
 
 
@@ -122,7 +115,7 @@ def follow_move(tables: Tables) -> bool:
 
 def template() -> Path | None:
     """Return an empty store of the installed MLflow, made by itself once; None where nothing can be kept."""
-    kept = _cache() / f"mlflow-{mlflow_version()}.db"
+    kept = user_cache() / f"mlflow-{mlflow_version()}.db"
     if kept.is_file():
         return kept
     from filelock import FileLock
@@ -160,7 +153,7 @@ def is_shared(path: Path) -> bool:
 def fold_in(db: Path) -> None:
     """Fold the write-ahead log into the file, if nobody else is using it."""
     with suppress(sqlite3.Error):
-        connection = sqlite3.connect(db)
+        connection = sqlite3.connect(f"{db.absolute().as_uri()}?mode=rw", uri=True)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
 
@@ -191,6 +184,10 @@ def _make(db: Path) -> None:
         )
         connection.commit()
         connection.close()
+        for left in ("-wal", "-shm"):  # of a store that was deleted: SQLite would take them for the new one's
+            with suppress(OSError):
+                if not db.exists():
+                    db.with_name(db.name + left).unlink()
         try:
             os.link(draft, db)  # unlike a renaming, never replaces what is there
         except FileExistsError:
@@ -210,10 +207,3 @@ def _migrated(draft: Path) -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines on its migrations
     store = SqlAlchemyStore(f"{_SQLITE}{draft}", (draft.parent / "mlruns").as_uri())
     store.engine.dispose()
-
-
-def _cache() -> Path:
-    """Return the user's cache directory, as their system has it."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gdexp", appauthor=False)

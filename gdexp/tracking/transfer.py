@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gdexp.tracking import endings, places
+from gdexp.tracking.places import artifact_location
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
-from gdexp.tracking.store import artifact_location
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
 _BATCH = 1000  # metrics in a request, MLflow's own limit
@@ -60,7 +60,7 @@ class Server:
             self._client.log_batch(remote, tags=some)
         for few in _parts(params, _FEW):
             self._client.log_batch(remote, params=few)
-        for data in _datasets(tables, run_id):
+        for data in datasets(tables, run_id):
             inputs = [InputTag("mlflow.data.context", data.context)] if data.context else []
             self._add_input(remote, DatasetInput(Dataset(*data[:6]), inputs))
 
@@ -158,19 +158,32 @@ def sync(tables: Tables, server: Server, run_id: str) -> str:
     return remote
 
 
-def merge(source: Tables, target: Tables, run_id: str) -> bool:
-    """Copy one run into another store, under its id; say whether there was anything to do."""
+def merge(source: Tables, target: Tables, run_id: str, files: Path | None = None) -> bool:
+    """Copy one run into another store, under its id, unless that knows as much of it already.
+
+    Args:
+        source: where the run has ended.
+        target: the other store.
+        run_id: of the run.
+        files: a folder with its artifacts, if they aren't where the source says. Such a run has come from a
+            process that has ended it, so it may replace one that is still said to be running.
+
+    Returns:
+        whether there was anything to do.
+    """
     columns = "r.name, r.user_id, r.start_time, r.artifact_uri, r.status, r.end_time, e.name"
     [(name, user, start, uri, status, end, experiment)] = source.select(
         f"SELECT {columns} FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?", run_id
     )
-    there = target.select("SELECT status, end_time FROM runs WHERE run_uuid=?", run_id)
-    if there == [(status, end)]:
+    there, theirs = _knowledge(target, run_id), _knowledge(source, run_id)
+    if files is None and target.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
+        return False
+    if there > theirs or (there == theirs and files is None):
         return False
     with target.transaction():
         _, location = target.experiment(experiment, artifact_location(target.path, experiment))
     new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
-    old, new = places.folder(source.path, uri, run_id), places.local_path(new_uri)
+    old, new = files or places.folder(source.path, uri, run_id), places.local_path(new_uri)
     if old is not None and new is not None and old != new:
         _copy_tree(old, new)
     with target.transaction():  # the row comes last, so that it says that all is there
@@ -180,9 +193,18 @@ def merge(source: Tables, target: Tables, run_id: str) -> bool:
         target.add_params(run_id, dict(source.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)))
         rows = source.select("SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=?", run_id)
         target.add_metrics(run_id, [Number(k, float("nan") if nan else v, t, s) for k, v, t, s, nan in rows])
-        for data in _datasets(source, run_id):
+        for data in datasets(source, run_id):
             target.add_dataset([run_id], number, data)
     return True
+
+
+def _knowledge(tables: Tables, run_id: str) -> tuple[int, int, int]:
+    """Return how much a store knows of a run, to be compared: the end first, then the steps, then the numbers."""
+    rows = tables.select("SELECT status FROM runs WHERE run_uuid=?", run_id)
+    if not rows:
+        return (-1, 0, 0)
+    [(last, count)] = tables.select("SELECT coalesce(max(step), 0), count(*) FROM metrics WHERE run_uuid=?", run_id)
+    return ({"FINISHED": 1, "RUNNING": -1}.get(rows[0][0], 0), last, count)
 
 
 def _copy_tree(old: Path, new: Path) -> None:
@@ -200,7 +222,7 @@ def _tags(tables: Tables, run_id: str) -> dict[str, str]:
     return {k: v for k, v in tags.items() if k != endings.HEARTBEAT}
 
 
-def _datasets(tables: Tables, run_id: str) -> Iterator[DatasetRow]:
+def datasets(tables: Tables, run_id: str) -> Iterator[DatasetRow]:
     rows = tables.select(
         "SELECT d.name, d.digest, d.dataset_source_type, d.dataset_source, d.dataset_schema, d.dataset_profile, t.value"
         " FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"

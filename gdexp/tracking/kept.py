@@ -1,0 +1,97 @@
+"""Runs that their store didn't take: kept whole, in one file, until it does.
+
+The file is a store of our own, with the artifacts in it. It lies beside the store that it is meant for,
+or in the user's cache where nothing can be written there.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from gdexp.tracking import transfer
+from gdexp.tracking.places import RUN_ID, serialised, user_cache
+from gdexp.tracking.sqlite import Tables
+
+
+def keep(store: Path, name: str, fill: Callable[[Tables], object]) -> Path | None:
+    """Write a file in the first place that takes it; return it, or None where no place does.
+
+    Args:
+        store: that the runs are meant for.
+        name: a part of the file's name.
+        fill: writes the runs.
+    """
+    for folder in (store.absolute().parent, user_cache() / "kept"):
+        path, draft = folder / f"gdexp-kept-{name}.db", folder / f".gdexp-kept-{name}.part"
+        try:
+            if folder != store.absolute().parent:
+                folder.mkdir(parents=True, exist_ok=True)
+            with closing(Tables.own(draft)) as tables, tables.transaction():
+                tables.execute("INSERT INTO kept_for VALUES (?)", str(store.absolute()))
+                fill(tables)
+            draft.replace(path)
+            return path
+        except Exception:  # a full disk, no right to write, a number that SQLite doesn't take
+            continue
+        finally:
+            for left in (draft, draft.with_name(f"{draft.name}-journal")):
+                left.unlink(missing_ok=True)
+    return None
+
+
+def add_files(tables: Tables, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Put artifacts of a run into the file, by their paths."""
+    for path, content in files.items():
+        tables.execute("INSERT OR REPLACE INTO files VALUES (?,?,?)", run_id, path, content)
+
+
+def take_in(tables: Tables) -> list[str]:
+    """Bring the runs that were kept for a store into it; return a line for each file."""
+    lines = []
+    for path in list(_waiting(tables.path)):
+        try:
+            with serialised(tables.path), closing(Tables(path)) as source:
+                if (count := _take(source, tables)) is not None:
+                    path.unlink()
+                    lines.append(f"the record of {count} run{'s' * (count != 1)}, kept in {path}, is taken in")
+        except (sqlite3.Error, OSError, ValueError) as error:
+            if path.exists():  # else another command was quicker
+                lines.append(f"{path} can't be taken in: {error}")
+    return lines
+
+
+def _waiting(store: Path) -> Iterator[Path]:
+    """Yield the files that were kept for a store."""
+    yield from store.absolute().parent.glob("gdexp-kept-*.db")
+    for path in (user_cache() / "kept").glob("gdexp-kept-*.db"):
+        try:
+            with closing(Tables(path)) as tables:
+                meant = tables.select("SELECT store FROM kept_for")
+        except sqlite3.Error:
+            continue
+        if meant == [(str(store.absolute()),)]:
+            yield path
+
+
+def _take(source: Tables, target: Tables) -> int | None:
+    """Bring all runs of a file into a store; return how many, None where they are meant for another store."""
+    [(store,)] = source.select("SELECT store FROM kept_for")
+    if Path(store).name != target.path.name:
+        return None
+    runs = transfer.finished(source)
+    with tempfile.TemporaryDirectory(dir=target.path.parent, prefix=".gdexp-") as scratch:
+        for run_id in runs:
+            if not RUN_ID.fullmatch(run_id):
+                raise ValueError("it holds what isn't a run of ours")
+            folder = Path(scratch) / run_id
+            folder.mkdir()
+            for name, content in source.select("SELECT path, content FROM files WHERE run_uuid=?", run_id):
+                path = (folder / name).resolve()
+                if not path.is_relative_to(folder.resolve()):
+                    raise ValueError(f"its file {name} leads out of its folder")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            transfer.merge(source, target, run_id, folder)
+    return len(runs)
