@@ -45,17 +45,18 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
         Apart: one program would give something else, or some of the runs fail.
     """
     shared, kept = Globals([first.model, first.loss]), random_state()
-    try:
-        unused = _tried([configs[place] for place in _sample(configs)], options, loaded)
-    except Apart:
-        shared.put_back()
-        raise
-    finally:
+    with torch_set_up(first):
+        try:
+            unused = _tried([configs[place] for place in _sample(configs)], options, loaded)
+        except Apart:
+            shared.put_back()
+            raise
+        finally:
+            set_random_state(kept)
+        if name := shared.put_back():
+            raise Apart(f"{name} changes while a model trains, and all runs would share it")
+        parts = build_together(first, configs, options, unused)
         set_random_state(kept)
-    if name := shared.put_back():
-        raise Apart(f"{name} changes while a model trains, and all runs would share it")
-    parts = build_together(first, configs, options, unused)
-    set_random_state(kept)
     assert isinstance(parts.learner, Stack)
     last = rows.length(first.data, first.config["trainer"], "step")
     steps = {_STEPS * factor for factor in _CHECKED} | {last or 0}
