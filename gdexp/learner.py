@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from gdexp.data.nest import size
 from gdexp.losses import Loss
+from gdexp.measures import over, parts_of
 from gdexp.reading import Reading
 from gdexp.step import Step
 
@@ -39,7 +40,9 @@ class OneRun:
         validated_with_gradients: bool = False,
     ) -> None:
         self.model: Any = model  # Any: nn.Module declares no training_loss
-        self.loss, self.step, self.reading = loss, step, reading
+        self.loss: Any = loss
+        self.step, self.reading = step, reading
+        self._divides = hasattr(loss, "over")
         self._learns = next(model.parameters(), None) is not None  # else it has buffers only
         forward: Any = model if loss is not None else self.model.training_loss
         self._forward = torch.compile(forward) if compiled else forward
@@ -113,15 +116,14 @@ class OneRun:
             if self._learns:
                 self.step.backward(measures["train_loss"])
             return measures
-        total = sum(map(size, batches))
         means: dict[str, Tensor] = {}
-        for batch in batches:
+        for batch, parts in zip(batches, parts_of(self.loss, batches, list(map(size, batches))), strict=True):
             measures, _ = self._measured("train_loss", batch)
-            parts = total / size(batch)  # as many as there are batches, if they are alike
             if self._learns:
                 self.step.backward(measures["train_loss"] / parts)
             for name, value in measures.items():
-                means[name] = means.get(name, 0.0) + torch.as_tensor(value).detach() / parts
+                share = value if name == over("train_loss") else torch.as_tensor(value).detach() / parts
+                means[name] = means.get(name, 0.0) + share
         return means
 
     def _measured(self, name: str, batch: Any) -> tuple[dict[str, Tensor], Any]:
@@ -134,9 +136,12 @@ class OneRun:
 
     def _forwarded(self, name: str, batch: Any) -> tuple[dict[str, Tensor], Any]:
         if self.loss is not None:
-            inputs, target = batch
+            inputs, *rest = batch  # the target, and weights of the rows if there are any
             output = self._forward(inputs)
-            return {name: self.loss(output, target)}, output
+            measures = {name: self.loss(output, *rest)}
+            if self._divides:
+                measures[over(name)] = self.loss.over(*rest)
+            return measures, output
         returned = self._forward(batch)
         if not isinstance(returned, tuple):
             return {name: returned}, None

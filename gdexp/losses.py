@@ -4,6 +4,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,6 +87,7 @@ _MEANINGS: dict[type[nn.Module], Meaning] = {
     nn.BCELoss: Meaning(Output.PROBABILITIES, Target.ZERO_ONE),
     nn.SoftMarginLoss: Meaning(Output.LOGITS, Target.PLUS_MINUS),
     nn.HingeEmbeddingLoss: Meaning(Output.UNKNOWN, Target.PLUS_MINUS),  # distances
+    nn.MultiLabelMarginLoss: Meaning(),  # rows of class indices
     nn.MSELoss: Meaning(Output.NUMBERS, Target.NUMBERS),
     nn.L1Loss: Meaning(Output.NUMBERS, Target.NUMBERS),
     nn.HuberLoss: Meaning(Output.NUMBERS, Target.NUMBERS),
@@ -121,6 +123,7 @@ def meaning(loss: Any) -> Meaning:
     Raises:
         ValueError: the attribute says no name of `Output`.
     """
+    loss = loss.loss if isinstance(loss, (Quotient, OwnWeighted)) else getattr(loss, "func", loss)
     declared = getattr(loss, "output", None)
     if isinstance(declared, str):
         if declared.upper() not in Output.__members__:
@@ -134,6 +137,99 @@ def meaning(loss: Any) -> Meaning:
                 return found._replace(output=Output.NUMBERS)
             return found
     return Meaning()
+
+
+class Quotient(nn.Module):
+    """A loss of torch's that says what it divides by: Σ w·l / Σ w·d over the rows of a batch.
+
+    l is a row's loss and w its weight. d is 1, or the weight of the row's class, and 0 where the
+    class is ignored; of rows with several numbers it is their sum. With `reduction: sum` nothing
+    is divided. A batch of which nothing counts has the loss 0, where torch has NaN.
+
+    Args:
+        loss: of torch's, whose reduction is changed.
+        weighted: whether rows have weights.
+    """
+
+    def __init__(self, loss: Any, weighted: bool) -> None:
+        super().__init__()
+        self.loss, self._reduction = loss, loss.reduction
+        if weighted:
+            loss.reduction = "none"
+        elif loss.reduction == "mean" and isinstance(loss, _OF_INDICES):
+            loss.reduction = "sum"
+
+    @property
+    def sums(self) -> bool:
+        """Whether nothing is divided."""
+        return self._reduction == "sum"
+
+    def forward(self, output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch."""
+        losses = self.loss(output, target)
+        if weights is not None:
+            losses = (losses.reshape(len(losses), -1).sum(1) * weights).sum()
+        elif self.loss.reduction == self._reduction:
+            return losses
+        if self.sums:
+            return losses
+        over = self.over(target, weights)
+        return losses / torch.where(over > 0, over, 1.0).to(losses.dtype)
+
+    def over(self, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return what the loss of a batch is divided by, 0 for a sum."""
+        if self.sums:
+            return torch.zeros((), dtype=torch.float64, device=target.device)
+        counts = self._counts(target)
+        return (counts if weights is None else counts * weights).sum()
+
+    def _counts(self, target: Tensor) -> Tensor:
+        """Return what each row adds to that, (rows,)."""
+        if isinstance(self.loss, _OF_INDICES) and not target.is_floating_point():
+            counted = target != self.loss.ignore_index
+            each = counted.double()
+            if self.loss.weight is not None:
+                each = each * self.loss.weight.double()[torch.where(counted, target, 0)]
+            return each.reshape(len(target), -1).sum(1)
+        numbers = target.shape[1:].numel()
+        if isinstance(self.loss, _OF_ROWS) or self._reduction == "batchmean":
+            numbers = 1
+        elif isinstance(self.loss, nn.CrossEntropyLoss):
+            numbers //= target.shape[1]  # probabilities of each class
+        return torch.full((len(target),), float(numbers), dtype=torch.float64, device=target.device)
+
+
+class OwnWeighted(nn.Module):
+    """A loss of the user's own that takes weights of the rows, and is taken to divide by their sum."""
+
+    sums = False
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Any, target: Any, weights: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        return self.loss(output, target, weights)
+
+    def over(self, target: Any, weights: Tensor) -> Tensor:
+        """Return what the loss of a batch is divided by."""
+        return weights.double().sum()
+
+
+_OF_INDICES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_OF_ROWS = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
+
+
+def divides_by_more_than_rows(loss: Any, ignores: bool) -> bool:
+    """Say whether the mean loss of a batch isn't over its rows alike.
+
+    Args:
+        loss: of torch's.
+        ignores: whether there may be rows of the class that it ignores.
+    """
+    weighs = isinstance(loss, _OF_INDICES) and (ignores or loss.weight is not None)
+    return weighs or loss.reduction == "sum"
 
 
 def is_torchs(loss: Any) -> bool:

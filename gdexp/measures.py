@@ -77,6 +77,25 @@ def over(name: str) -> str:
     return name + _OVER
 
 
+def parts_of(loss: Any, batches: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    """Return for each batch of a step by what its loss is divided, so that their sum is the loss of all rows.
+
+    Args:
+        loss: with a method `over`, or any other.
+        batches: of one step.
+        sizes: how many rows each counts for.
+    """
+    if len(batches) == 1:
+        return [1]
+    if not hasattr(loss, "over"):
+        return [sum(sizes) / size for size in sizes]  # as many as there are batches, if they are alike
+    if loss.sums:
+        return [1] * len(batches)
+    own = [loss.over(*batch[1:]) for batch in batches]
+    whole = torch.stack(own).sum(0)
+    return [torch.where(part > 0, whole / part, torch.inf) for part in own]  # the loss of nothing is 0
+
+
 def _of_steps(name: str, there: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list[list[float]]:
     return [_numbers(value, count) for value in _together([measures[name] for _, measures in there])]
 

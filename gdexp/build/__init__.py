@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import fit, measuring, rows, target, updates
+from gdexp.build import fit, measuring, rows, target, updates, weighting
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
 from gdexp.config.written import typed
@@ -87,6 +87,10 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     rows.seed_everything(config["seed"])
     model = make_model(config, loss, options)
     data = fit.fitted(data, model, loss, config) if model is not None else data
+    reading = measuring.make_reading(loss, data)
+    if loss is not None:
+        weighting.balance(config["loss"], loss, data)
+        loss = weighting.weighed(loss, data, f"`loss={options.get('loss')}`")
     work = sum(p.numel() for p in model.parameters()) if model is not None else 0
     work *= trainer["batch_size"] or rows.count(data) or 1
     device, dtype = _device(trainer["device"], work), getattr(torch, trainer["dtype"])
@@ -99,7 +103,6 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     updates.check_sparse(optimizer, model, loss, data)
     data = fit.each(data, lambda batch: moved(batch, device, dtype))
     rows.pin(data, device)
-    reading = measuring.make_reading(loss, data)
     metrics = measuring.make_metrics(config["metrics"], loss, data, reading)
     if reading is not None and reading.meaning.of_numbers:
         reading = None
@@ -143,6 +146,7 @@ def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
     if node["_target_"] is None:
         return None
     found = targets.resolve("loss._target_", node["_target_"])
+    node = weighting.without_balanced(node)
     arguments = {k: v for k, v in node.items() if k != "_target_"}
     module = MODULES.get(found)
     if module is not None and arguments.keys() <= targets.parameters(module).keys():

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gdexp.build import fit
+from gdexp.build.weighting import may_ignore
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.data import TensorData
-from gdexp.data.loading import Loader
 from gdexp.losses import Meaning, Output, meaning
 from gdexp.metrics import KNOWN, Metric, known
 from gdexp.reading import Metrics, Reading
@@ -26,7 +26,8 @@ def make_reading(loss: Any, data: TensorData) -> Reading | None:
     about = Meaning() if loss is None else meaning(loss)
     if about.output is Output.UNKNOWN:
         return None
-    return Reading(about, _ignored(loss, data), getattr(loss, "log_target", False))
+    ignored = loss.ignore_index if may_ignore(loss, data) else None
+    return Reading(about, ignored, getattr(loss, "log_target", False))
 
 
 def make_metrics(wanted: Sequence[str], loss: Any, data: TensorData, reading: Reading | None) -> Metrics:
@@ -73,15 +74,3 @@ def _kinds(reading: Reading | None, data: TensorData) -> frozenset[str]:
         return frozenset({"classes"} if about.output is Output.MARGINS else {"classes", "likelihood"})
     several = fit.sample(data)[1].shape[1:].numel() > 1
     return frozenset({"labels"} if several else {"label", "likelihood"})
-
-
-def _ignored(loss: Any, data: TensorData) -> int | None:
-    """Return the class of rows that count nowhere, where there may be such rows."""
-    index = getattr(loss, "ignore_index", None)
-    if not isinstance(index, int):
-        return None
-    splits = [split for split in data[:3] if split is not None]
-    seen = all(not isinstance(split, Loader) for split in splits)
-    if seen and not any((split[1] == index).any() for split in splits):
-        return None
-    return index

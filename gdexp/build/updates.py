@@ -55,7 +55,7 @@ def check_sparse(optimizer: Optimizer | None, model: nn.Module | None, loss: Any
     trial, state = copy.deepcopy(model), torch.get_rng_state()
     first = next(trial.parameters())
     batch = moved(fit.sample(data), first.device, first.dtype)
-    value = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), batch[1])  # type: ignore[operator]
+    value = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), *batch[1:])  # type: ignore[operator]
     (value[0] if isinstance(value, tuple) else value).backward()
     torch.set_rng_state(state)
     if dense := [name for name, p in trial.named_parameters() if p.grad is not None and not p.grad.is_sparse]:

@@ -203,7 +203,10 @@ def check_targets(plain: Mapping[str, Any], sound: Sound | None = None) -> None:
 
 def _check_target(group: str, node: Mapping[str, Any]) -> None:
     if node["_target_"] is not None:
-        targets.check_arguments(group, own(group, node), _supplied(group, node["_target_"]))
+        given = own(group, node)
+        if group == "loss":  # weights that the data decide
+            given = {k: None if v == "balanced" and k in ("weight", "pos_weight") else v for k, v in given.items()}
+        targets.check_arguments(group, given, _supplied(group, node["_target_"]))
     elif group == "data":
         raise Refusal("`data._target_` must be a dotted name as my_module.load, got None")
     if group == "optimizer":
@@ -292,9 +295,12 @@ def _check_rule(key: str, node: Mapping[str, Any], name: str) -> None:
 
 
 def _supplied(group: str, name: str) -> int:
-    """Return how many leading arguments the program gives: parameters, an optimizer, (output, target)."""
+    """Return how many leading arguments the program gives: parameters, an optimizer, (output, target[, weights])."""
     if group == "loss":
-        return 0 if isinstance(targets.resolve("loss._target_", name), type) else 2
+        loss = targets.resolve("loss._target_", name)
+        if isinstance(loss, type):
+            return 0
+        return 3 if list(targets.parameters(loss))[2:3] == ["weights"] else 2
     return int(group in ("optimizer", "scheduler"))
 
 

@@ -10,6 +10,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from gdexp.data.batches import OfEach
 from gdexp.data.split import rows
 from gdexp.losses import Loss
+from gdexp.measures import over, parts_of
 from gdexp.reading import Reading
 from gdexp.stack.one_of_many import OneOfMany
 from gdexp.stack.optimizer import StackedOptimizer
@@ -95,16 +96,27 @@ class Stack:
 
     def gradients(self, *batches: Any) -> tuple[dict[str, Tensor], Named]:
         """Return the measures and the gradients of each run, as OneRun accumulates them."""
-        total = sum(_rows(batch) for batch in batches)
         means: dict[str, Tensor] = {}
         sums: Named = {}
-        for batch in batches:
-            parts = total / _rows(batch)
+        for batch, parts in zip(batches, self._parts(batches), strict=True):
             gradients, measures = self._differentiated(batch, parts)
             sums = {k: sums[k] + g if k in sums else g for k, g in gradients.items()}
+            if len(batches) == 1:
+                return measures, gradients
             for name, value in measures.items():
-                means[name] = means.get(name, 0.0) + value / parts if len(batches) > 1 else value
+                share = value if name == over("train_loss") else value / parts
+                means[name] = means.get(name, 0.0) + share
         return means, sums
+
+    def _parts(self, batches: Sequence[Any]) -> list[Any]:
+        """Return by what the loss of each batch is divided, (runs,) where it isn't the same for all."""
+        loss: Any = self._module._loss[0]
+        if not hasattr(loss, "over") or loss.sums or len(batches) == 1:
+            return parts_of(loss, batches, list(map(_rows, batches)))
+        if not isinstance(batches[0], OfEach):
+            return [part.expand(len(self.runs)) for part in parts_of(loss, batches, [])]
+        own = [batch.batch for batch in batches]
+        return list(vmap(lambda *batches: tuple(parts_of(loss, batches, [])))(*own))
 
     def evaluate(self, batch: Any, outputs: list[tuple[Any, Any]] | None = None) -> Mapping[str, Tensor]:
         """Return the measures of each run in eval mode, (runs,).
@@ -159,20 +171,24 @@ class Stack:
         """Return what the run at a place draws from."""
         return self._generators[place if len(self._generators) > 1 else 0]
 
-    def _differentiated(self, batch: Any, parts: float) -> tuple[Named, dict[str, Tensor]]:
+    def _differentiated(self, batch: Any, parts: Any) -> tuple[Named, dict[str, Tensor]]:
         """Return the gradients of loss / parts, and the measures."""
         state = self._detached() | self.buffers
         learning = [k for k, p in self.parameters.items() if p.requires_grad and k not in self.unused]
         others = [k for k in state if k not in learning]
         own, shared = (batch.batch, None) if isinstance(batch, OfEach) else ((), batch)
 
-        def loss(changing: list[Tensor], rest: list[Tensor], index: Tensor, own: Any) -> tuple[Tensor, Any]:
+        same = not isinstance(parts, Tensor)  # for all runs
+
+        def loss(changing: list[Tensor], rest: list[Tensor], index: Tensor, own: Any, part: Any) -> tuple[Tensor, Any]:
             named = dict(zip([*learning, *others], [*changing, *rest], strict=True))
             measures, _ = self._forward("train_loss", named, index, own if shared is None else shared)
             value = measures["train_loss"]
-            return (value if parts == 1 else value / parts), {k: v.detach() for k, v in measures.items()}
+            scaled = value if same and parts == 1 else value / (parts if same else part)
+            return scaled, {k: v.detach() for k, v in measures.items()}
 
-        tensors = [state[k] for k in learning], [state[k] for k in others], self._index(), own
+        part = () if same else parts
+        tensors = [state[k] for k in learning], [state[k] for k in others], self._index(), own, part
         with torch.no_grad():
             if not learning:
                 return {}, vmap(loss)(*tensors)[1]
@@ -217,15 +233,19 @@ class _Forward(nn.Module):
     def __init__(self, model: nn.Module, loss: Loss | None) -> None:
         super().__init__()
         self.model: Any = model
+        self._divides = hasattr(loss, "over")
         self._loss = (loss,)  # no module of this one: its own tensors are the same for all runs
         self.train()
 
     def forward(self, name: str, batch: Any) -> tuple[dict[str, Any], Any]:
         [loss] = self._loss
         if loss is not None:
-            inputs, target = batch
+            inputs, *rest = batch
             output = self.model(inputs)
-            return {name: loss(output, target)}, output
+            measures = {name: loss(output, *rest)}
+            if self._divides:
+                measures[over(name)] = loss.over(*rest)  # type: ignore[attr-defined]
+            return measures, output
         returned = self.model.training_loss(batch)
         if not isinstance(returned, tuple):
             return {name: returned}, None
