@@ -12,6 +12,7 @@ from gdexp import stop
 from gdexp.again import differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
+from gdexp.terminal import say
 from gdexp.tracking.reading import Recorded, read
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _WEIGHTS = "*.safetensors"
 _OF_TIME = ("rows_per_second", "epoch_seconds", "peak_memory")  # metrics that no run repeats
 _SHOWN = 60  # lines of a recorded diff
 _FIRST = 5  # epochs that are compared where rounding may differ, before training amplifies it
-_STACK = re.compile(r"stack chunk=(\d+) threads=(\d+)")
+_STACK = re.compile(r"stack chunk=(\d{1,9}) threads=\d+")
+_LARGEST_STACK = 4096  # runs, as many as are ever put together
 
 
 def main() -> None:
@@ -55,13 +57,13 @@ def rerun(words: Sequence[str]) -> None:
     provenance = Provenance(extra={"gdexp.rerun_of": run.run_id})
     if run.tags.get("gdexp.git_dirty") == "true":
         diff = run.texts.get("git.diff", "").splitlines()
-        print("The run was made with uncommitted code; what differed from its commit:")
-        print("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
+        say("The run was made with uncommitted code; what differed from its commit:")
+        say("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
     with local_modules():
         new, data = _trained(run, job, provenance)
         changed = [*differences(run, job.config, data, provenance), *surroundings(run, provenance)]
     for line in changed:
-        print(f"Not as it was: {line}")
+        say(f"Not as it was: {line}")
     if verify:
         sys.exit(_verify(run, read(new, run.uri, weights=_WEIGHTS), changed))
 
@@ -73,16 +75,16 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     from gdexp.build.together import Apart, build_together
     from gdexp.execute import described
     from gdexp.session import Session
-    from gdexp.terminal import report, say
+    from gdexp.terminal import report
 
     parts = build(job.config, job.options)
     how, stacked = "plain", _STACK.fullmatch(run.tags.get("gdexp.trained_as", ""))
     if stacked:
         try:
-            parts = build_together(parts, [job.config] * max(int(stacked[1]), 2), job.options)
+            parts = build_together(parts, [job.config] * min(max(int(stacked[1]), 2), _LARGEST_STACK), job.options)
             how = stacked[0]
         except Apart as reason:
-            print(f"The run was trained in a stack, which can't be had now: {reason}")
+            say(f"The run was trained in a stack, which can't be had now: {reason}")
     runs, source = described([job], [parts.config], how, provenance, parts.identity)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment}
@@ -139,15 +141,15 @@ def _verify(old: Recorded, new: Recorded, changed: Sequence[str]) -> int:
     tensors = sum(map(len, old.weights.values()))
     found = list(_differing(old, new))
     if not found:
-        print(f"identical: {losses} losses, {tensors} tensors, 0 bits differ")
+        say(f"identical: {losses} losses, {tensors} tensors, 0 bits differ")
         return 0
     if _STACK.fullmatch(old.tags.get("gdexp.trained_as", "")) and _close(curves, _curves(new)):
-        print(f"the same to 1e-6 over the first {_FIRST} epochs: a stack with other neighbours may round differently")
+        say(f"the same to 1e-6 over the first {_FIRST} epochs: a stack with other neighbours may round differently")
         return 0
     for line in found[:2]:
-        print(f"differs: {line}")
+        say(f"differs: {line}")
     causes = list(changed) or ["nothing that is recorded; a calculation that isn't deterministic?"]
-    print("likely cause: " + "; ".join(causes))
+    say("likely cause: " + "; ".join(causes))
     return 1
 
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
+from gdexp.terminal import say
 from gdexp.tracking import endings, kept, places, store
 from gdexp.tracking.places import serialised
 from gdexp.tracking.sqlite import KNOWN, DeletedExperiment, Tables, revision
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             lines = sync(_file(words.store), words.to)
         else:
             lines = merge(_file(words.source), _file(words.target))
-        print("\n".join(lines))
+        say("\n".join(lines))
     except Refusal as error:
         print(f"gdexp: {error}", file=sys.stderr)
         sys.exit(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdexp import stop
 from gdexp.config import direction
 from gdexp.config.check import Sound, check, check_targets
+from gdexp.config.printable import cell
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
 from gdexp.execute import execute
@@ -265,11 +266,11 @@ def table(jobs: Sequence["Job"], found: Found) -> str:
     metrics = list(dict.fromkeys(k for r in found.values() for k in r.metrics))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", "run_id", "name", "status", "outcome", *varied, *metrics])
+    writer.writerow(["job", "run_id", "name", "status", "outcome", *map(cell, [*varied, *metrics])])
     for job in jobs:
         if (r := found.get(job.number)) is not None:
             own = [r.params.get(k, "") for k in varied] + [_cell(r.metrics.get(k)) for k in metrics]
-            writer.writerow([job.number, r.run_id, r.name, r.status, r.outcome, *own])
+            writer.writerow([job.number, r.run_id, *map(cell, [r.name, r.status, r.outcome, *own])])
     return text.getvalue()
 
 

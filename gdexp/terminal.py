@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gdexp.config import direction
+from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
             traceback.print_exception(error)
     for job, error in failed:
         line = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"gdexp: {job.label} failed: {line}", file=sys.stderr)
+        print(f"gdexp: {printable(f'{job.label} failed: {line}')}", file=sys.stderr)
 
 
 def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container[int]", most: int = 100) -> str:
@@ -257,10 +258,15 @@ def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container
     return "\n".join([f"{head}{f', {ready} already done' if ready else ''}; nothing is trained", *lines])
 
 
-def say(text: str) -> None:
-    """Print; a reader that has gone away, as `head` does, must not end the training."""
+def say(text: str, *, styled: bool = False) -> None:
+    """Print; a reader that has gone away, as `head` does, must not end the training.
+
+    Args:
+        text: whose control characters are written out.
+        styled: these are its own colours; all else in it is printable.
+    """
     try:
-        print(text)
+        print(text if styled else printable(text, lines=True))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -10,6 +10,7 @@ from gdexp.compare import words
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import Setting, sensitivities, settings
 from gdexp.compare.verdict import Verdict, verdict
+from gdexp.config.printable import cell
 from gdexp.tracking.reader import Reader, Row
 
 
@@ -51,7 +52,7 @@ def _best(found: Selection, setting: Setting) -> Row | None:
 
 def as_csv(found: Comparison) -> str:
     """Return the settings as CSV, a line each."""
-    rows = _rows(found)
+    rows = [{cell(k): cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in _rows(found)]
     text = io.StringIO()
     heads = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(text, list(heads), lineterminator="\n")

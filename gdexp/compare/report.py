@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import gdexp
 from gdexp.compare import screen, words
 from gdexp.compare.comparison import Comparison
+from gdexp.config.printable import printable
 
 if TYPE_CHECKING:
     from gdexp.compare.pictures import Picture
@@ -24,7 +25,8 @@ def report(found: Comparison, pictures: "Sequence[Picture]") -> str:
     """
     from jinja2 import Environment
 
-    template = Environment(autoescape=True).from_string(files(gdexp.compare).joinpath("report.html").read_text("utf-8"))
+    page = files(gdexp.compare).joinpath("report.html").read_text("utf-8")
+    template = Environment(autoescape=True, finalize=_shown).from_string(page)
     heads, lines = screen.columns(found)
     chosen = found.selection
     drawn = [{"caption": p.caption, "light": _coded(p.png()), "dark": _coded(p.png(dark=True))} for p in pictures]
@@ -42,6 +44,10 @@ def report(found: Comparison, pictures: "Sequence[Picture]") -> str:
         lost=_lost(found),
         environment=_environment(found),
     )
+
+
+def _shown(value: object) -> object:
+    return printable(value, lines=True) if isinstance(value, str) else value
 
 
 def _coded(png: bytes) -> str:

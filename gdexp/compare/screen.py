@@ -5,13 +5,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import number
+from gdexp.config.printable import printable
 from gdexp.terminal import say
 from gdexp.tracking.reader import Row
 
@@ -21,7 +22,7 @@ _WIDEST = 60  # characters of a name
 
 def show(found: Comparison) -> None:
     """Print the table of settings, what was left out, and the verdict."""
-    _print(Text(headline(found)), _settings(found), *map(Text, remarks(found)))
+    _print(_text(headline(found)), _settings(found), *map(_text, remarks(found)))
 
 
 def show_runs(found: Selection) -> None:
@@ -31,8 +32,8 @@ def show_runs(found: Selection) -> None:
     for row in found.rows:
         table.add_column(row.run_id, justify="right", overflow="fold")
     for label, cells in side_by_side(found.rows, found.params):
-        table.add_row(label, *map(Text, cells))
-    _print(table, *map(Text, unfinished(found)))
+        table.add_row(*map(_text, [label, *cells]))
+    _print(table, *map(_text, unfinished(found)))
 
 
 def side_by_side(rows: Sequence[Row], params: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -110,9 +111,10 @@ def _settings(found: Comparison) -> Table:
     heads, lines = columns(found)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, justify="left" if head in ("", *found.selection.params) else "right", no_wrap=True)
+        side: JustifyMethod = "left" if head in ("", *found.selection.params) else "right"
+        table.add_column(_text(head), justify=side, no_wrap=True)
     for place, line in enumerate(lines[:_MOST]):
-        table.add_row(*map(Text, line), style="bold" if place == 0 and line[0] else None)
+        table.add_row(*map(_text, line), style="bold" if place == 0 and line[0] else None)
     if len(lines) > _MOST:
         table.caption = f"and {len(lines) - _MOST} more settings: --csv FILE has them all"
         table.caption_justify = "left"
@@ -125,7 +127,11 @@ def _print(*parts: Table | Text) -> None:
     with console.capture() as shown:
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, Text))
-    say(shown.get().rstrip("\n"))
+    say(shown.get().rstrip("\n"), styled=True)
+
+
+def _text(foreign: str) -> Text:
+    return Text(printable(foreign))
 
 
 def _seconds(row: Row) -> float:

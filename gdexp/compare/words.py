@@ -1,12 +1,15 @@
 """The command lines that train a run, or two settings on fresh seeds, from what is recorded of them."""
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
 from gdexp.compare.settings import Setting
+from gdexp.config.printable import word
 from gdexp.config.refusal import Refusal
+from gdexp.config.trust import may_be_imported
 
+_KEY = re.compile(r"[^\w.:/-]")  # what no key of ours has
 _SIZES = ("in_features", "out_features")  # filled in by the data
 
 
@@ -57,6 +60,10 @@ def _words(params: Mapping[str, str]) -> list[str] | None:
             continue
         if value == "***":  # a secret, which isn't recorded
             return None
+        if key.partition(".")[0] not in (*GROUPS, "seed", "metrics") or _KEY.search(key):
+            return None  # no key of ours, such as one that sets something of Hydra's
+        if key.endswith("._target_") and not may_be_imported(value):
+            return None
         words.append(f"{key}={value}" if key in defaults else f"+{key}={value}")
     return words
 
@@ -76,4 +83,4 @@ def _key(word: str) -> str:
 
 
 def _line(words: Sequence[str], sweep: bool = False) -> str:
-    return " ".join(["python -m gdexp.run", *(["-m"] if sweep else []), *map(shlex.quote, words)])
+    return " ".join(["python -m gdexp.run", *(["-m"] if sweep else []), *map(word, words)])

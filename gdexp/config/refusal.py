@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from gdexp.config.printable import printable
+
 
 class Refusal(ValueError):
     """Input that can't be run, as the one line that the user reads."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class Refusals(Refusal):
@@ -16,7 +18,7 @@ class Refusals(Refusal):
 
     def __init__(self, lines: Sequence[str], most: int = 20) -> None:
         more = [f"… and {len(lines) - most} more"] if len(lines) > most else []
-        ValueError.__init__(self, "\n".join([*lines[:most], *more]))
+        ValueError.__init__(self, "\n".join([*map(printable, lines[:most]), *more]))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -40,7 +40,7 @@ def check_trusted(node: Any) -> None:
     names = [(key, name) for key, name in _names(node) if name not in _allowed()]
     with targets.local_modules():
         for key, name in names:
-            if not _may_be_imported(name):
+            if not may_be_imported(name):
                 raise _refusal(key, name)
         for key, name in names:
             target = targets.resolve(key, name, _is_on_its_way)
@@ -102,7 +102,7 @@ def _refusal(key: str, name: str) -> Refusal:
     return Refusal(f"`{key}`: {shown} is not built from a record unless you allow it: GDEXP_ALLOW={shown}")
 
 
-def _may_be_imported(name: str) -> bool:
+def may_be_imported(name: str) -> bool:
     """Say whether the module of a dotted name may be imported; nothing is imported to find out."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):

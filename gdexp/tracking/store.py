@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlparse
 
+from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings, kept
 from gdexp.tracking.places import artifact_location as artifact_location
@@ -57,7 +58,8 @@ def opened(db: Path) -> Tables | None:
         )
     closed = endings.close_dead(tables)
     for run_id, name in closed[:_SHOWN]:
-        print(f"gdexp: run {name} ({run_id}) is closed as KILLED: its process is gone", file=sys.stderr)
+        which = printable(f"{name} ({run_id})")
+        print(f"gdexp: run {which} is closed as KILLED: its process is gone", file=sys.stderr)
     if len(closed) > _SHOWN:
         print(f"gdexp: so are {len(closed) - _SHOWN} more", file=sys.stderr)
     for line in kept.take_in(tables):

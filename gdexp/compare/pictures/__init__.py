@@ -5,15 +5,18 @@ coloured by viridis, whose lightness rises evenly: it reads in grey and for the 
 """
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures import best_run, curves, sensitivity
+from gdexp.config.printable import printable
 from gdexp.tracking.reader import Reader
 
 _STYLE: dict[str, Any] = {
@@ -29,6 +32,8 @@ _DARK: dict[str, Any] = {"figure.facecolor": "#16181d", "axes.facecolor": "#1618
 _DARK |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#d8dbe2")
 _DARK |= {"grid.color": "#8a8f9a", "hatch.color": "#8a8f9a", "lines.color": "#d8dbe2"}
 _DARK |= {"legend.facecolor": "#16181d", "legend.edgecolor": "#8a8f9a"}
+
+_POWER = re.compile(r"\$\\mathdefault\{[-−\d^{}.,\\a-z ]*\}\$")  # matplotlib's own, on a logarithmic axis
 
 
 class Picture(NamedTuple):
@@ -50,9 +55,18 @@ class Picture(NamedTuple):
             figure = Figure()
             FigureCanvasAgg(figure)
             self.draw(figure)
+            _as_written(figure)
             file = io.BytesIO()
             figure.savefig(file, format="png")
         return file.getvalue()
+
+
+def _as_written(figure: Figure) -> None:
+    """Show names as they are: a `$` in one isn't TeX, nor a control character a missing glyph."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text() and not _POWER.fullmatch(text.get_text()):
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text(), lines=True))
 
 
 def pictures(found: Comparison, reader: Reader) -> list[Picture]:
