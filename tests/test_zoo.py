@@ -13,6 +13,8 @@ import gdexp
 BASE = ["data=custom", "data._target_=own_zoo.rows", "trainer.epochs=12"]
 OFTEN = ("Plain", "Counter", "Mask", "ParameterHook", "Noise", "BatchNorm")  # the others are slow tests
 TRAINS_ITSELF = ("Rescaled", "Twice")
+OF_THE_PROCESS = ("CounterOfTheClass", "CounterOfTheFile")  # the second run begins with what the first one left
+KINDS = [kind for kind in zoo.MODELS if kind not in OF_THE_PROCESS]
 
 
 def curves(run_id):
@@ -23,6 +25,15 @@ def curves(run_id):
         for key, value in connection.execute(sql, (run_id,)):
             found.setdefault(key, []).append(value)
         return found
+    finally:
+        connection.close()
+
+
+def tags_of(table, key):
+    connection = sqlite3.connect("mlflow.db")
+    try:
+        sql = "SELECT value FROM tags WHERE run_uuid=? AND key=?"
+        return [connection.execute(sql, (run_id, key)).fetchone()[0] for run_id in table.run_id]
     finally:
         connection.close()
 
@@ -61,13 +72,19 @@ def own(stocked):
     return stocked
 
 
-@pytest.mark.parametrize("batch", [None, 12])
-@pytest.mark.parametrize("kind", [pytest.param(m, marks=[] if m in OFTEN else pytest.mark.slow) for m in zoo.MODELS])
-def test_model_in_a_sweep_trains_as_it_does_alone(own, kind, batch):
+@pytest.mark.parametrize("kind", [pytest.param(m, marks=[] if m in OFTEN else pytest.mark.slow) for m in KINDS])
+def test_model_in_a_sweep_trains_as_it_does_alone(own, kind):
     loss = "none" if kind in TRAINS_ITSELF else "cross_entropy"
     words = [*BASE, "model=custom", f"model._target_=own_zoo.{kind}", f"loss={loss}", "optimizer=adam"]
-    words += [f"trainer.batch_size={batch}"] if batch else []
+    words += ["trainer.batch_size=12"] if KINDS.index(kind) % 2 else []
     same_in_a_sweep_and_alone(words, ["0.003", "0.01", "0.03"], ["0", "1", "2"], 1e-6)
+
+
+@pytest.mark.parametrize("kind", OF_THE_PROCESS)
+def test_what_all_models_of_a_process_share_is_not_stacked(own, kind):
+    words = [*BASE, "model=custom", f"model._target_=own_zoo.{kind}", "loss=cross_entropy"]
+    table = gdexp.launch([*words, "optimizer.lr=0.01,0.02", "sweep.chunk=64"], multirun=True)
+    assert set(tags_of(table, "gdexp.trained_as")) == {"plain"}
 
 
 @pytest.mark.slow
