@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gdexp import stop
-from gdexp.config.refusal import Refusal
+from gdexp.config.refusal import Refusal, Withdrawn
 from gdexp.terminal import SweepProgress, report, say
 from gdexp.tracking.frame import Result
 
@@ -143,7 +143,9 @@ def _train(
             if ends:  # it is the record that went wrong
                 say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
             raise error
-        yield from ((job, _lost(runs[i], record, error, i)) for i, job in enumerate(jobs))
+        for i, job in enumerate(jobs):
+            lost = _lost(runs[i], record, error, i)
+            yield job, lost._replace(run_id=None) if isinstance(error, Withdrawn) else lost
         return
     if progress is None:
         say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
@@ -177,6 +179,9 @@ def _recorded(
             with record:
                 try:
                     ends = Session(parts, record, progress).train()
+                except Withdrawn:
+                    record.withdraw()
+                    raise
                 except Exception as error:
                     if len(parts.runs) == 1:
                         raise

@@ -97,17 +97,19 @@ class OneRun:
         return self.model.state_dict(keep_vars=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, buffers, optimizer and scaler."""
-        buffers = {name: b for name, b in self.model.named_buffers()}
-        return {"model": self.model.state_dict(), "buffers": buffers, **self.step.state_dict()}
+        """Return what no attribute of the model, the loss and the optimizer tells: the state of a scaler."""
+        return {"scaler": self.step.scaler and self.step.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back, in place."""
-        self.model.load_state_dict(state["model"])
-        with torch.no_grad():
-            for name, b in self.model.named_buffers():
-                b.copy_(state["buffers"][name])
-        self.step.load_state_dict(state)
+        """Put it back, and what checkpoints of older versions hold beside it."""
+        if self.step.scaler is not None:
+            self.step.scaler.load_state_dict(state["scaler"])
+        if "model" in state:
+            self.model.load_state_dict(state["model"])
+            with torch.no_grad():
+                for name, b in self.model.named_buffers():
+                    b.copy_(state["buffers"][name])
+            self.step.optimizer.load_state_dict(state["optimizer"])
 
     def _gradients(self, batches: tuple[Any, ...]) -> Mapping[str, Tensor]:
         self.step.clear()

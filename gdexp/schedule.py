@@ -50,13 +50,8 @@ class Schedule:
         """The rate of the first group of parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where it is."""
-        ramp = self._ramp.state_dict() if self._ramp is not None else None
-        return {"main": self._main.state_dict(), "ramp": ramp, "ramps": self._ramps, "used": self.used}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; the rates themselves are the optimizer's."""
+        """Go on from where a checkpoint of an older version was; the rates themselves are the optimizer's."""
         self._main.load_state_dict(state["main"])
         if self._ramp is not None:
             self._ramp.load_state_dict(state["ramp"])

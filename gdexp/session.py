@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gdexp import stop
-from gdexp.build.state import can_be_kept, restore, state_of
+from gdexp.build.encoding import Unkept
+from gdexp.build.state import State, can_be_kept
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
+from gdexp.config.refusal import Refusal, Withdrawn
 from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.train import Epoch, Loop, OnStep, evaluate
 
@@ -74,7 +77,7 @@ class Session:
             loop = self._loop(progress)
             self._keeper = _Keeper(self, parts, loop, self._record)
             if state is not None:
-                restore(parts, loop, state)
+                self._keeper.restore(state)
                 self._load_state_dict(state["session"])
             else:
                 for run, path in enumerate(self._paths):
@@ -83,6 +86,7 @@ class Session:
                 if self._ended is not None:  # all was trained, but the record wasn't closed
                     ends[0] = self._finish(self._ended, tested(self._parts).get(0, {}))
                 for epochs in loop if not ends else ():
+                    self._keeper.before_recording(epochs[0])
                     measured = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
                         self._note(epoch)
@@ -254,12 +258,21 @@ class _Keeper:
         self._files: Checkpoints | None = None
         if folder is not None and run_id is not None and can_be_kept(parts):
             self._files = Checkpoints(folder / "checkpoints", run_id, record.flush)
+            self._state = State(parts, loop)
         self._last = time.monotonic()
         self._due = self._last + self._seconds if self._files and self._seconds else float("inf")
         self._keeps = False  # whether there is a checkpoint yet
 
     def __enter__(self) -> "_Keeper":
+        if self._files is not None:
+            self._state.begin_epoch()
         return self
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the run where a state was taken."""
+        if self._files is None:
+            raise Refusal("a run goes on where its record is kept")
+        self._state.restore(state)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._files is not None:
@@ -267,6 +280,15 @@ class _Keeper:
         if isinstance(error, KeyboardInterrupt):
             goes_on = resume_line(self._record) if self._files is not None else ""
             error.add_note(f"after epoch {self._loop.epoch}{goes_on}")
+
+    def before_recording(self, epoch: Epoch) -> None:
+        """Refuse a run that is to have checkpoints and can't, when its first epoch shows it."""
+        if self._files is None or self._every is None or epoch.epoch > 1:
+            return
+        try:
+            self._state.taken()
+        except Unkept as reason:
+            raise Withdrawn(f"`trainer.checkpoint_every={self._every}`: {reason}; or take null") from reason
 
     def after_step(self) -> None:
         """Keep the state if it is time, or before the process ends on request."""
@@ -284,14 +306,27 @@ class _Keeper:
         wanted = self._every is not None and epoch.epoch % self._every == 0 and not self._files.busy
         if wanted or stop.requested is not None or (epoch.last and (self._keeps or self._every is not None)):
             self._keep()
+        if self._files is not None:
+            self._state.begin_epoch()
 
     def _keep(self) -> None:
         assert self._files is not None
         watch = self._parts.runs[0].watch
         best = watch is not None and watch.best_epoch == self._loop.epoch
-        state = state_of(self._parts, self._loop) | {"session": self._session.state_dict()}
-        self._files.write(self._loop.steps, state, best)
-        self._keeps, self._due = True, time.monotonic() + self._seconds if self._seconds else float("inf")
+        if (state := self._taken()) is not None:
+            self._files.write(self._loop.steps, state | {"session": self._session.state_dict()}, best)
+            self._keeps, self._due = True, time.monotonic() + self._seconds if self._seconds else float("inf")
+
+    def _taken(self) -> dict[str, Any] | None:
+        """Return the state; where it can't be told any more, the run goes on without."""
+        assert self._files is not None
+        try:
+            return self._state.taken()
+        except Unkept as reason:
+            print(f"gdexp: no more checkpoints of this run: {reason}", file=sys.stderr)
+        self._files.close()
+        self._files, self._due = None, float("inf")
+        return None
 
 
 class _Path:

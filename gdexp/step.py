@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -40,16 +40,6 @@ class Step:
         self._step = bare_step(optimizer)
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizer and scaler."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler and self.scaler.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
 
     def clear(self) -> None:
         """Forget the gradients."""

@@ -165,6 +165,7 @@ class Loop:
         self._steps: list[tuple[int, Mapping[str, Tensor]]] = []  # rows and measures, of the epoch that isn't over
         self._broken = False  # whether numbers that aren't finite made model or loss raise in this epoch
         self._began = time.monotonic()
+        self.caught_up: Callable[[], object] = lambda: None  # called when batches of a resumed epoch were passed over
 
     def __iter__(self) -> Iterator[list[Epoch]]:
         while self.epoch < self._epochs and any(i is not None for i in self._at):
@@ -224,7 +225,10 @@ class Loop:
         if self._steps and (self.steps == self._max_steps or self._is_late()):
             return  # its state was taken after its last step
         batches = groups(self._batches(_seeds(self._runs, self._at), self.epoch + 1), self._accumulate)
-        for n, parts in itertools.islice(batches, len(self._steps), None):
+        if passed := len(self._steps):
+            next(itertools.islice(batches, passed - 1, None))
+            self.caught_up()
+        for n, parts in batches:
             measures = self._sound(self._learner.train_step, *parts)
             if measures is None:
                 break

@@ -6,48 +6,119 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from gdexp.build import Parts
+from gdexp.build.encoding import Unkept
+from gdexp.build.objects import Objects
 from gdexp.config.refusal import Refusal
+from gdexp.data.loading import Loader
+from gdexp.learner import OneRun
 from gdexp.train import Loop
 
 
-def can_be_kept(parts: Parts) -> bool:
-    """Say whether a run's state can be told: of one run, by a learner that has state_dict and load_state_dict."""
-    return len(parts.runs) == 1 and all(hasattr(parts.learner, name) for name in ("state_dict", "load_state_dict"))
+class State:
+    """What is kept of a run, compared with its parts as they were before its first step.
 
-
-def state_of(parts: Parts, loop: Loop) -> dict[str, Any]:
-    """Return the state of a run between two steps."""
-    [run] = parts.runs
-    return {
-        "loop": loop.state_dict(),
-        "learner": parts.learner.state_dict(),  # type: ignore[attr-defined]
-        "schedule": run.schedule and run.schedule.state_dict(),
-        "watch": run.watch and run.watch.state_dict(),
-        "average": parts.average and parts.average.state_dict(),
-        "random": random_state(),
-        "data": parts.identity.sha256,
-        "config": {k: v for k, v in parts.config.items() if k not in ("tracking", "sweep")},
-    }
-
-
-def restore(parts: Parts, loop: Loop, state: Mapping[str, Any]) -> None:
-    """Put a run where its state was taken.
-
-    Raises:
-        Refusal: the state isn't one of such a run.
+    Args:
+        parts: of one run, before it is trained.
+        loop: that trains it.
     """
-    [run] = parts.runs
-    try:
-        parts.learner.load_state_dict(state["learner"])  # type: ignore[attr-defined]
-        loop.load_state_dict(state["loop"])
-        for part, name in ((run.schedule, "schedule"), (run.watch, "watch"), (parts.average, "average")):
-            if part is not None:
-                part.load_state_dict(state[name])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise Refusal(f"the checkpoint doesn't fit this run: {str(error).splitlines()[0]}") from error
-    set_random_state(state["random"])
+
+    def __init__(self, parts: Parts, loop: Loop) -> None:
+        [self._run] = parts.runs
+        self._parts, self._loop = parts, loop
+        self.objects = Objects(_roots(parts), grads=not isinstance(parts.learner, OneRun))
+        self._begun: dict[str, Any] | None = None  # what decides about the batches, when the epoch began
+
+    def begin_epoch(self) -> None:
+        """Note what a loader's batches come from: within an epoch they are made once more, and passed over."""
+        if any(isinstance(split, Loader) for split in self._parts.data[:3]):
+            try:
+                state = {"random": random_state(), "objects": self.objects.changes("data")}
+            except Unkept:  # said when a state is wanted
+                return
+            self._begun = tree_map_only(torch.Tensor, torch.clone, state)
+
+    def taken(self) -> dict[str, Any]:
+        """Return the state of the run between two steps.
+
+        Raises:
+            Unkept: training changed something that can't be kept.
+        """
+        run, average = self._run, self._parts.average
+        return {
+            "loop": self._loop.state_dict(),
+            "objects": self.objects.changes(),
+            "learner": _own_state(self._parts.learner),
+            "watch": run.watch and run.watch.state_dict(),
+            "average": average and average.state_dict(),
+            "random": random_state(),
+            "begun": self._begun,
+            "data": self._parts.identity.sha256,
+            "config": {k: v for k, v in self._parts.config.items() if k not in ("tracking", "sweep")},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the run where a state was taken.
+
+        Raises:
+            Refusal: the state isn't one of such a run.
+        """
+        run, average = self._run, self._parts.average
+        try:
+            if state["learner"] is not None:
+                self._parts.learner.load_state_dict(state["learner"])  # type: ignore[attr-defined]
+            self.objects.restore(state.get("objects", []))
+            self._loop.load_state_dict(state["loop"])
+            for part, name in ((run.schedule, "schedule"), (run.watch, "watch"), (average, "average")):
+                if part is not None and name in state:
+                    part.load_state_dict(state[name])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise Refusal(f"the checkpoint doesn't fit this run: {str(error).splitlines()[0]}") from error
+        set_random_state(state["random"])
+        if (begun := state.get("begun")) is not None and state["loop"]["steps"]:
+            self._begun = begun
+            self.objects.restore(begun["objects"])
+            set_random_state(begun["random"])
+            self._loop.caught_up = lambda: self._catch_up(state)
+
+    def _catch_up(self, state: Mapping[str, Any]) -> None:
+        """Put back what passing over batches has moved."""
+        self.objects.restore([c for c in state["objects"] if c[0].startswith("data")])
+        set_random_state(state["random"])
+
+
+def can_be_kept(parts: Parts) -> bool:
+    """Say whether a state of these parts can be told: those of one run."""
+    return len(parts.runs) == 1
+
+
+def _roots(parts: Parts) -> dict[str, Any]:
+    """Return the parts that may hold state, the first name of each being the one that is shown."""
+    [run], learner = parts.runs, parts.learner
+    roots: dict[str, Any] = {"model": parts.model} if parts.model is not learner else {}
+    roots["loss"] = parts.loss
+    if isinstance(learner, OneRun):
+        roots["optimizer"] = learner.step.optimizer
+    else:
+        roots["learner"] = learner
+    roots["scheduler"] = run.schedule
+    for name in ("train", "val", "test"):
+        if isinstance(split := getattr(parts.data, name), Loader):
+            roots[f"data_{name}"] = split
+    roots["metrics"], roots["trainer.on_epoch"] = parts.metrics, parts.hooks
+    return roots
+
+
+def _own_state(learner: Any) -> Any:
+    """Return the scaler of ours, or what a learner of the user's own says that it needs."""
+    if isinstance(learner, OneRun):
+        return learner.state_dict()
+    kept, load = (getattr(type(learner), name, None) for name in ("state_dict", "load_state_dict"))
+    if kept is None or load is None or kept is torch.nn.Module.state_dict:
+        return None
+    return learner.state_dict()
 
 
 def random_state() -> dict[str, Any]:

@@ -13,6 +13,10 @@ class Refusal(ValueError):
         super().__init__(printable(" ".join(line.split())))
 
 
+class Withdrawn(Refusal):
+    """Input that a run's first epoch shows to be none: the run is taken back as if it had not begun."""
+
+
 class Refusals(Refusal):
     """All that is wrong with the jobs of a sweep, a line each; many are counted."""
 

@@ -1,0 +1,344 @@
+"""A resumed run is the unbroken one, whatever training changes, or it is refused by name."""
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gdexp
+
+HEAD = """
+import collections, enum, itertools, random
+from dataclasses import dataclass
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+COUNT = 0
+BOX = {"n": 0}
+
+class Thing:
+    def __init__(self, v):
+        self.v = v
+
+class Net(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, 3)
+        self.prepare()
+    def training_loss(self, batch):
+        x, y = batch
+        return self.factor() * F.cross_entropy(self.layer(x), y)
+"""
+
+KEPT = """
+@dataclass
+class Part:
+    v: float = 0.0
+    more: object = None
+
+class Phase(enum.Enum):
+    EARLY = 1
+    LATE = 2
+
+Pair = collections.namedtuple("Pair", "a b")
+
+def stepper():
+    n = 0
+    def step():
+        nonlocal n
+        n += 1
+        return n
+    return step
+
+class Numbers(Net):
+    def prepare(self):
+        self.calls, self.text, self.flag, self.none = 0, "", False, None
+        self.array, self.single = np.zeros(3, dtype=np.float32), np.float32(0)
+    def factor(self):
+        self.calls += 1
+        self.text += "x"
+        self.flag, self.none = not self.flag, self.calls
+        self.array += 0.1
+        self.single = self.single + np.float32(0.1)
+        return float(1 + self.calls / 9 + len(self.text) * self.flag / 7 + self.none + self.array.sum() + self.single)
+
+class Containers(Net):
+    def prepare(self):
+        self.a, self.more, self.last = [0], None, collections.deque(maxlen=3)
+        self.b, self.seen = self.a, set()
+    def factor(self):
+        self.a[0] += 1
+        if self.more is None:
+            self.more = {"a": self.a, "own": ([],)}
+            self.own = self.more["own"][0]
+        self.own.append(1.0)
+        self.seen.add(len(self.own))
+        self.last.append(self.layer.weight.detach().abs().mean())
+        own = len(self.more["own"][0])
+        return 1 + self.b[0] / 9 + self.more["a"][0] / 8 + own / 7 + sum(self.last) + len(self.seen)
+
+class Tensors(Net):
+    def prepare(self):
+        self.mean, self.history, self.own = torch.zeros(3), None, None
+        self.register_buffer("assigned", torch.zeros(2))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64), persistent=False)
+    def factor(self):
+        if self.own is None:
+            self.own = self.layer.weight.detach()  # goes along with the weight
+        self.mean = 0.9 * self.mean + 0.1 * self.layer.bias.detach()
+        self.history = self.mean if self.history is None else torch.cat([self.history, self.mean])
+        self.assigned = 0.9 * self.assigned + self.layer.bias.detach()[:2]
+        self.count = self.count + 1
+        self.layer.bias.requires_grad_(int(self.count) % 7 > 3)
+        return 1 + self.history.abs().sum() + self.assigned.abs().sum() + self.count + self.own.abs().sum()
+
+class Generators(Net):
+    def prepare(self):
+        self.g, self.n = torch.Generator().manual_seed(3), np.random.default_rng(1)
+        self.r, self.s = random.Random(2), np.random.RandomState(4)
+    def factor(self):
+        return 1 + torch.rand((), generator=self.g).item() + self.n.random() + self.r.random() + self.s.rand()
+
+class Parts(Net):
+    def prepare(self):
+        self.part, self.phase, self.pair, self.step = Part(), Phase.EARLY, Pair(1, 2.0), stepper()
+        self.new = Part(1.0, [1])
+        self.layer.register_forward_hook(lambda module, inputs, output: output * (1 + self.part.v))
+    def factor(self):
+        self.part.v += 0.1
+        self.phase = Phase.LATE if self.part.v > 0.5 else Phase.EARLY
+        self.pair = Pair(self.pair.a + 1, self.pair.b * 0.9)
+        self.new = Part(self.new.v + 0.1, self.new.more)
+        self.new.more.append(1)
+        return self.part.v + self.phase.value + self.pair.b + self.new.v + len(self.new.more) + self.step() / 9
+
+class Globals(Net):
+    n = 0
+    def prepare(self):
+        pass
+    def factor(self):
+        global COUNT
+        COUNT += 1
+        BOX["n"] += 1
+        type(self).n += 1
+        return 1 + COUNT / 9 + BOX["n"] / 8 + self.n / 7
+
+class Plain(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, 3)
+    def forward(self, x):
+        return self.layer(x)
+
+class Centered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(3))
+        self.calls = 0
+    def forward(self, output, target):
+        self.calls += 1
+        self.center.mul_(0.9).add_(output.detach().mean(0))
+        return F.cross_entropy(output - 0.1 * self.center, target) * (1 + self.calls / 99)
+
+class Masters(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+        self.k, self.total, self.past = 0, torch.zeros(()), []
+    @torch.no_grad()
+    def step(self):
+        self.k += 1
+        self.past.append(self.k)
+        for group in self.param_groups:
+            for p in group["params"]:
+                s = self.state[p]
+                if not s:
+                    s["n"], s["master"], s["list"] = torch.zeros((), dtype=torch.int64), p.double(), [0]
+                s["n"] += 1
+                s["list"][0] += 1
+                s["master"] -= group["lr"] / (1 + self.k / 9 + len(self.past) + s["n"]) * p.grad.double()
+                p.copy_(s["master"])
+                self.total += p.abs().sum().float()
+            group["lr"] *= 0.99
+
+class Falling(torch.optim.lr_scheduler.LRScheduler):
+    def __init__(self, optimizer):
+        self.extra, self.fn = [0], lambda x: 0.95 ** x
+        super().__init__(optimizer)
+    def get_lr(self):
+        self.extra[0] += 1
+        return [base * self.fn(self.extra[0]) for base in self.base_lrs]
+
+class Rows(Dataset):
+    def __init__(self):
+        g = torch.Generator().manual_seed(0)
+        self.x, self.y, self.n = torch.randn(60, 4, generator=g), torch.randint(0, 3, (60,), generator=g), 0
+    def __len__(self):
+        return 60
+    def __getitem__(self, i):
+        self.n += 1
+        return self.x[i] * (1 + self.n / 999) + 0.01 * torch.randn(4), self.y[i]
+
+class Shuffled(Sampler):
+    def __init__(self, n):
+        self.n, self.r = n, random.Random(5)
+    def __len__(self):
+        return self.n
+    def __iter__(self):
+        order = list(range(self.n))
+        self.r.shuffle(order)
+        yield from (i if self.r.random() < 0.9 else 0 for i in order)
+
+def rows():
+    return Rows()
+def shuffled():
+    return DataLoader(Rows(), batch_size=16, shuffle=True)
+def by_generator():
+    return DataLoader(Rows(), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(4))
+def sampled():
+    return DataLoader(Rows(), batch_size=16, sampler=Shuffled(60))
+
+def after_epoch(epoch, model):
+    BOX["n"] += 1
+    with torch.no_grad():
+        model.layer.weight.mul_(1 - BOX["n"] / 999)
+
+class Learner:
+    def __init__(self, model):
+        self.model, self.adam, self.k, self.past = model, torch.optim.Adam(model.parameters(), 0.01), 0, []
+    def train_step(self, batch):
+        self.k += 1
+        x, y = batch
+        loss = F.cross_entropy(self.model(x), y) * (1 + self.k / 99)
+        loss.backward()
+        if self.k % 3 == 0:
+            self.adam.step()
+            self.adam.zero_grad()
+        self.past = [*self.past[-4:], loss.detach()]
+        return {"train_loss": loss.detach() + sum(self.past)}
+    def evaluate(self, batch):
+        return {"loss": F.cross_entropy(self.model(batch[0]), batch[1])}
+    def weights(self):
+        return self.model.state_dict(keep_vars=True)
+"""
+
+IRIS = ["data=iris", "data.standardize=inputs", "trainer.batch_size=40"]
+PLAIN = ["model=custom", "model._target_=net.Plain"]
+SIMPLE = [*IRIS, *PLAIN, "loss=cross_entropy"]
+
+
+def net(name):
+    return [*IRIS, "loss=none", "model=custom", f"model._target_=net.{name}"]
+
+
+def loader(name):
+    return ["data=custom", f"data._target_=dat.{name}", *PLAIN, "loss=cross_entropy"]
+
+
+RUNS = {name: net(name) for name in ("Numbers", "Containers", "Tensors", "Generators", "Parts", "Globals")} | {
+    "buffers of the loss": [*IRIS, *PLAIN, "loss=custom", "loss._target_=net.Centered"],
+    "optimizer": [*SIMPLE, "optimizer=custom", "optimizer._target_=net.Masters", "trainer.dtype=bfloat16"],
+    "scheduler": [*SIMPLE, "scheduler=custom", "scheduler._target_=net.Falling"],
+    "dataset": [*loader("rows"), "trainer.batch_size=16"],
+    "loader": loader("shuffled"),
+    "loader's generator": loader("by_generator"),
+    "sampler": loader("sampled"),
+    "hook": [*SIMPLE, "trainer.on_epoch=[net.after_epoch]"],
+    "learner": [*IRIS, *PLAIN, "loss=none", "optimizer=none", "learner=custom", "learner._target_=net.Learner"],
+}
+
+# ends the process by SIGTERM within its third epoch, from a module that nothing of the run looks into
+ENDS = """
+import os, signal, torch
+count, backward = 0, torch.autograd.backward
+def counted(*args, **options):
+    global count
+    count += 1
+    backward(*args, **options)
+    if os.path.exists("end") and count == 10:
+        os.kill(os.getpid(), signal.SIGTERM)
+torch.autograd.backward = counted
+"""
+
+
+@pytest.fixture
+def folder(stocked):
+    (stocked / "net.py").write_text(HEAD + KEPT)
+    (stocked / "dat.py").write_text("import ends\n" + HEAD + KEPT)
+    (stocked / "ends.py").write_text(ENDS)
+    return stocked
+
+
+def query(sql, *values):
+    connection = sqlite3.connect("mlflow.db")
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
+
+
+def curves(run_id):
+    return query("SELECT key, step, value FROM metrics WHERE run_uuid=? ORDER BY 1, 2", run_id)
+
+
+def same(one, other):
+    a, b = (load_file(next(Path().glob(f"mlruns/*/{i}/artifacts/weights.safetensors"))) for i in (one, other))
+    return curves(one) == curves(other) and all(torch.equal(a[k], b[k]) for k in a.keys() | b.keys())
+
+
+def newest():
+    return query("SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1")[0][0]
+
+
+def test_resumed_run_counts_on(gdexp_run, folder):
+    words = [*net("Numbers"), "trainer.checkpoint_every=1"]
+    whole, cut = (gdexp.launch([*words, f"trainer.epochs={n}"]).run_id[0] for n in (6, 3))
+    assert gdexp_run(cut, "trainer.epochs=6", module="gdexp.resume").returncode == 0
+    assert same(whole, cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_run_ended_within_an_epoch_goes_on_as_the_unbroken_one(gdexp_run, folder, name):
+    words = [*RUNS[name], "trainer.epochs=6"]
+    if "data=iris" in words:
+        (folder / "net.py").write_text("import ends\n" + HEAD + KEPT)
+    assert gdexp_run(*words).returncode == 0
+    whole = newest()
+    (folder / "end").touch()
+    assert gdexp_run(*words).returncode == 143
+    (folder / "end").unlink()
+    cut = newest()
+    done = gdexp_run(cut, module="gdexp.resume")
+    assert done.returncode == 0 and "goes on after epoch 2" in done.stdout, done.stderr
+    assert len(curves(whole)) >= 6 and same(whole, cut)
+
+
+LOST = {
+    "a deque of objects": ("self.x = collections.deque(maxlen=4)", "self.x.append(Thing(1))", "model.x[0]"),
+    "an open file": ("self.x = open('log.txt', 'w')", "self.x.write('a')", "model.x"),
+    "an iterator": ("self.x = itertools.cycle([1.0, 2.0])", "next(self.x)", "model.x"),
+    "a generator": ("self.x = iter(i for i in range(999))", "next(self.x)", "model.x"),
+    "a new object": ("self.x = None", "self.x = Thing(1)", "model.x"),
+    "another function": ("self.x = torch.relu", "self.x = torch.tanh", "model.x"),
+    "of a submodule": ("self.layer.x = {'a': [None]}", "self.layer.x['a'][0] = Thing(1)", "model.layer.x['a'][0]"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_cannot_be_kept_is_refused_by_name(stocked, monkeypatch, name):
+    begin, change, path = LOST[name]
+    module = f"lost_{list(LOST).index(name)}"
+    text = f"class Lost(Net):\n    def prepare(self):\n        {begin}\n"
+    text += f"    def factor(self):\n        {change}\n        return 1.0\n"
+    (stocked / f"{module}.py").write_text(HEAD + text)
+    words = [*net("Lost"), "trainer.epochs=2", f"model._target_={module}.Lost"]
+    with pytest.raises(ValueError, match=re.escape(f"`{path}` is changed by training")):
+        gdexp.launch([*words, "trainer.checkpoint_every=1"])
+    assert len(gdexp.runs()) == 0
+    assert list(gdexp.launch(words).status) == ["FINISHED"]  # nobody asked for checkpoints
