@@ -211,3 +211,64 @@ def test_run_whose_store_is_lost_is_kept_and_taken_in(stocked, cache, gdexp_run,
     [alone] = gdexp.launch([words[0]]).run_id
     mine, other = gdexp.load(run["run_id"]), gdexp.load(alone)
     assert mine.linear.weight == other.linear.weight and mine.linear.bias == other.linear.bias
+
+
+@pytest.mark.parametrize(
+    ("location", "writer"),
+    [
+        ("mlflow-artifacts:/7", "auto"),
+        pytest.param("mlflow-artifacts:/7", "client", marks=pytest.mark.slow),
+        pytest.param("nosuch://bucket/7", "auto", marks=pytest.mark.slow),
+        ("file:///proc/nowhere", "auto"),
+    ],
+)
+def test_place_of_artifacts_is_tried_before_training(stocked, location, writer):
+    tables = Tables(stocked / "mlflow.db")
+    with tables.transaction():
+        tables.experiment("theirs", location)
+    tables.close()
+    with pytest.raises(ValueError, match="can't be written|nothing can be written") as refusal:
+        gdexp.launch(["tracking.experiment=theirs", f"tracking.writer={writer}", "trainer.epochs=2"])
+    assert "\n" not in str(refusal.value) and "tracking." in str(refusal.value)
+    assert rows(stocked, "SELECT 1 FROM runs WHERE lifecycle_stage='active'") == []
+    assert len(gdexp.launch(["tracking.experiment=ours", "trainer.epochs=2"])) == 1
+
+
+@pytest.mark.slow
+def test_server_whose_artifacts_cannot_be_written(stocked, server, gdexp_run):
+    artifacts = Path(server._command[-1])
+    artifacts.write_text("where a folder should be")
+    done = gdexp_run(f"tracking.uri={server.uri}", "trainer.epochs=2")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "nothing can be written" in done.stderr
+    artifacts.unlink()
+    (stocked / "mishap.py").write_text(
+        "import shutil\nfrom pathlib import Path\n"
+        "def hook(epoch, model):\n"
+        f"    place = Path({str(artifacts)!r})\n"
+        "    if epoch.epoch == 2:\n"
+        "        shutil.rmtree(place)\n"
+        "        place.write_text('no folder any more')\n"
+    )
+    done = gdexp_run(f"tracking.uri={server.uri}", "trainer.on_epoch=[mishap.hook]", "trainer.epochs=4")
+    assert done.returncode == 0 and "doesn't take all of the run" in done.stderr and "is gone" not in done.stderr
+    [run] = gdexp.runs().to_dict("records")
+    assert run["status"] == "FINISHED" and gdexp.load(run["run_id"])
+    artifacts.unlink()
+    assert gdexp_run("sync", "--to", server.uri, module="gdexp.store").stdout.startswith("1 runs")
+    assert gdexp.load(run["run_id"], uri=server.uri)
+
+
+@pytest.mark.slow
+def test_client_whose_store_is_lost_keeps_the_run(stocked, gdexp_run, cache):
+    (stocked / "mishap.py").write_text(
+        "from pathlib import Path\n"
+        "def hook(epoch, model):\n"
+        "    if epoch.epoch == 2: Path('mlflow.db').write_text('no store any more ' * 1000)\n"
+    )
+    done = gdexp_run("tracking.writer=client", "trainer.on_epoch=[mishap.hook]", "trainer.epochs=4")
+    [kept] = stocked.glob("gdexp-kept-*.db")
+    assert done.returncode == 1 and str(kept) in done.stderr and "Traceback" not in done.stderr
+    (stocked / "mlflow.db").unlink()
+    gdexp.launch(["trainer.epochs=1"])
+    table = gdexp.runs()
+    assert sorted(table["trainer.epochs"]) == [1, 4] and set(table.status) == {"FINISHED"} and not kept.exists()

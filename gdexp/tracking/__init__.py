@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gdexp.tracking.whole import Begun
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when it is imported
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # whoever sends here tries again, and knows how long
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line for each run
 
 
@@ -176,6 +177,7 @@ def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
     from gdexp.tracking.places import artifact_location
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import database, ensure, opened
+    from gdexp.tracking.transfer import unwritable
 
     location = None
     if (db := database(uri)) is not None:
@@ -183,8 +185,11 @@ def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
         if direct and (tables := opened(db)) is not None:
             try:
                 return Recorder(tables, begun, location)
-            except ArtifactsElsewhere:
+            except ArtifactsElsewhere as elsewhere:
                 tables.close()
+                if str(elsewhere).startswith("mlflow-artifacts:"):  # a server's own, and this isn't one
+                    reason = "they are a server's"
+                    raise unwritable(begun[0].experiment, str(elsewhere).rpartition("/")[0], reason) from None
         ensure(db)
     from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead
 

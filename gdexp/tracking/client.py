@@ -12,12 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from queue import Empty, Queue
 from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import store, transfer
+from gdexp.tracking import kept, store, transfer
 from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import without_password
@@ -25,7 +26,7 @@ from gdexp.tracking.whole import Begun
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run
-_PATIENCE_SECONDS = 20.0  # with a server at the end of a run
+_PATIENCE_SECONDS = 10.0  # with a server at the end of a run
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -51,6 +52,7 @@ class ForwardingRecorder(Recorder):
         self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
         self._sent = [0] * len(begun)
         self._down_since, self._progress = 0.0, time.monotonic()
+        self._refused: Exception | None = None  # why the last request failed
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         self.uri, self._far = without_password(uri), uri
         try:
@@ -80,6 +82,8 @@ class ForwardingRecorder(Recorder):
                 for run_id in self._ids:
                     remote = self._server.begin(tables, run_id, location)
                     self._server.send_description(tables, run_id, remote)
+                    if run_id == self._ids[0]:
+                        self._server.try_artifacts(tables, run_id, remote)
                     outcome.put(remote)
             except Exception as error:
                 outcome.put(error)
@@ -127,11 +131,11 @@ class ForwardingRecorder(Recorder):
     def _close(self) -> None:
         super()._close()
         done = threading.Event()
+        self._progress = time.monotonic()
         self._sender.join(_PATIENCE_SECONDS)
         waiting = list(range(len(self._ids)))
         threading.Thread(target=self._send_all, args=(waiting, done), name="gdexp-end", daemon=True).start()
-        self._progress = time.monotonic()
-        while not done.wait(0.2) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
+        while not done.wait(0.1) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
             pass
         if done.is_set():
             shutil.rmtree(self._spool, ignore_errors=True)
@@ -149,7 +153,8 @@ class ForwardingRecorder(Recorder):
                     waiting.pop(0)
                 done.set()
                 return
-            except Exception:  # whatever a server that is going away answers
+            except Exception as error:  # whatever a server that is going away answers
+                self._refused = error
                 time.sleep(0.5)
             finally:
                 tables.close()
@@ -163,15 +168,56 @@ class ForwardingRecorder(Recorder):
         self._progress = time.monotonic()
 
     def _keep_here(self, waiting: Sequence[int]) -> None:
-        """Put runs into the local store, under the ids that the server knows them by."""
-        tables = Tables(self._spool / "spool.db")
-        for run in waiting:
-            tables.rename_run(self._ids[run], str(self.run_ids[run]))
-            keep(tables, str(self.run_ids[run]))
-        tables.close()
+        """Put runs into the local store, under the ids that the server knows them by, or keep them in a file.
+
+        Raises:
+            Refusal: they aren't in any store.
+        """
+        with closing(Tables(self._spool / "spool.db")) as tables:
+            ids = [str(self.run_ids[run]) for run in waiting]
+            for run, remote in zip(waiting, ids, strict=True):
+                tables.rename_run(self._ids[run], remote)
+                self.folders[run].parent.rename(self.folders[run].parent.with_name(remote))
+            self.folders = [
+                f.parent.with_name(str(i)) / f.name for f, i in zip(self.folders, self.run_ids, strict=True)
+            ]
+            try:
+                if store.database(self._far) == _local_store():
+                    raise Refusal(self._why())  # it is this one that doesn't take them
+                for remote in ids:
+                    keep(tables, remote)
+            except Exception as error:
+                self._keep_in_a_file(tables, waiting, ids, error)
         shutil.rmtree(self._spool, ignore_errors=True)
-        print(f"gdexp: {without_password(self._far)} is gone; {_kept(self._far)}", file=sys.stderr)
+        print(f"gdexp: {self._why()}; {_kept(self._far)}", file=sys.stderr)
         self.uri = f"sqlite:///{_local_store()}"
+
+    def _why(self) -> str:
+        """Return why the far end hasn't got all of the runs."""
+        if self._refused is None or isinstance(self._refused, Unreachable):
+            return f"{self.uri} is gone"
+        line = str(self._refused).splitlines()[0].replace(self._far, str(self.uri))
+        return f"{self.uri} doesn't take all of the run ({line})"
+
+    def _keep_in_a_file(self, tables: Tables, waiting: Sequence[int], ids: Sequence[str], error: Exception) -> None:
+        """Keep runs in a file that the local store takes in later; where that fails, too, leave the spool.
+
+        Raises:
+            Refusal: always, with the place.
+        """
+
+        def fill(target: Tables) -> None:
+            for run, run_id in zip(waiting, ids, strict=True):
+                kept.copy_into(target, tables, run_id, self.folders[run])
+
+        path = kept.keep(store.database(self._far) or _local_store(), ids[0], fill)
+        if path is not None:
+            shutil.rmtree(self._spool, ignore_errors=True)
+        self.uri = None
+        reason = self._why() if isinstance(error, Refusal) else f"{self._why()}, and {_local_store()} doesn't: {error}"
+        raise Refusal(
+            f"the run is kept in {path or self._spool}, for {reason}: python -m gdexp.store check takes it in"
+        )
 
     def _drop(self) -> None:
         self._stop()

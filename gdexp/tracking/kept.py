@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from gdexp.tracking import transfer
+from gdexp.tracking import places, transfer
 from gdexp.tracking.places import RUN_ID, serialised, user_cache
 from gdexp.tracking.sqlite import Tables
 
@@ -39,6 +39,31 @@ def keep(store: Path, name: str, fill: Callable[[Tables], object]) -> Path | Non
             for left in (draft, draft.with_name(f"{draft.name}-journal")):
                 left.unlink(missing_ok=True)
     return None
+
+
+def copy_into(tables: Tables, source: Tables, run_id: str, folder: Path) -> None:
+    """Put a run into the file.
+
+    Args:
+        tables: of the file.
+        source: the store that has the run.
+        run_id: of the run.
+        folder: of its artifacts.
+    """
+    transfer.copy_rows(source, tables, run_id, "")
+    add_files(tables, run_id, files_in(folder))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return what can be read of the artifacts in a folder, by their paths there."""
+    found = {}
+    for path in places.files(folder):
+        try:
+            if not path.name.startswith("."):
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+        except OSError:
+            continue
+    return found
 
 
 def add_files(tables: Tables, run_id: str, files: Mapping[str, bytes]) -> None:

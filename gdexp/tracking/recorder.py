@@ -151,7 +151,7 @@ class Recorder:
             uris = [f"{where.rstrip('/')}/{run_id}/artifacts" for run_id in self._ids]
             places = [local_path(uri) for uri in uris]
             if places[0] is None:
-                raise ArtifactsElsewhere(uris[0])
+                raise ArtifactsElsewhere(f"{where}/")
         self.folders = [place for place in places if place is not None]
         self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
         shared: dict[tuple[str, str], Path] = {}

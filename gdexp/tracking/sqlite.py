@@ -240,11 +240,12 @@ class Tables:
             self._connection.executemany(tag, [(edge, data.context) for edge in edges.values()])
 
     def rename_run(self, run_id: str, new: str) -> None:
-        """Give a run another id, in a store that only gdexp reads."""
+        """Give a run another id, in a store that only gdexp reads; its artifacts are to be moved likewise."""
         with self.transaction():
             for table in ("runs", "params", "tags", "metrics", "latest_metrics"):
                 self.execute(f"UPDATE {table} SET run_uuid=? WHERE run_uuid=?", new, run_id)
             self.execute("UPDATE inputs SET destination_id=? WHERE destination_id=?", new, run_id)
+            self.execute("UPDATE runs SET artifact_uri=replace(artifact_uri, ?, ?) WHERE run_uuid=?", run_id, new, new)
 
     def remove_run(self, run_id: str) -> None:
         """Take back a run that was begun here and has not ended."""

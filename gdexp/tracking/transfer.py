@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gdexp.config.refusal import Refusal
 from gdexp.tracking import endings, places
 from gdexp.tracking.places import artifact_location
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
+CHECKPOINTS = "checkpoints"  # the folder of a run's states, which only this machine can go on from
 _BATCH = 1000  # metrics in a request, MLflow's own limit
 _FEW = 100  # params or tags in a request, likewise
 _ATTEMPTS = 5
@@ -79,14 +81,39 @@ class Server:
             yield after
 
     def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
-        """Send artifacts, then how the run ended."""
+        """Send artifacts, but for drafts and checkpoints, then how the run ended."""
         [(uri, status, end)] = tables.select("SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?", run_id)
         folder = places.folder(tables.path, uri, run_id)
         for path in places.files(folder) if folder is not None else ():
-            inside = path.relative_to(folder).parent.as_posix()  # type: ignore[arg-type]
-            self._client.log_artifact(remote, str(path), None if inside == "." else inside)
+            inside = path.relative_to(folder)  # type: ignore[arg-type]
+            if not path.name.startswith(".") and inside.parts[0] != CHECKPOINTS:
+                self._send_file(remote, path, inside)
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
+
+    def try_artifacts(self, tables: Tables, run_id: str, remote: str) -> None:
+        """Send the first text of a run, so that it is known before training whether any can be sent.
+
+        Raises:
+            Refusal: none can.
+        """
+        [(uri, experiment)] = tables.select(
+            "SELECT artifact_uri, e.name FROM runs JOIN experiments e USING (experiment_id) WHERE run_uuid=?", run_id
+        )
+        folder = places.local_path(uri)
+        path = next(places.files(folder), None) if folder is not None else None
+        if folder is None or path is None:
+            return
+        try:
+            self._send_file(remote, path, path.relative_to(folder))
+        except Exception as error:  # of any of the stores of artifacts that MLflow knows
+            self.delete(remote)
+            where = self._client.get_run(remote).info.artifact_uri.partition(remote)[0]
+            raise unwritable(experiment, where, str(error).splitlines()[0]) from error
+
+    def _send_file(self, remote: str, path: Path, inside: Path) -> None:
+        folder = inside.parent.as_posix()
+        self._client.log_artifact(remote, str(path), None if folder == "." else folder)
 
     def delete(self, remote: str) -> None:
         """Delete a run that was begun here and is begun again in another way."""
@@ -136,6 +163,14 @@ class Server:
         return found[0].info.run_id if found else None
 
 
+def unwritable(experiment: str, where: str, reason: str) -> Refusal:
+    """Return what is said of an experiment whose artifacts can't be written from here."""
+    return Refusal(
+        f"`tracking.experiment`: the artifacts of {experiment!r} are kept at {where}, where nothing can be written"
+        f" from here ({reason}); choose another experiment, or the server that keeps them by tracking.uri=http://…"
+    )
+
+
 def finished(tables: Tables) -> list[str]:
     """Return the ids of the runs that have ended, the oldest first."""
     ended = f"status!='RUNNING' AND lifecycle_stage='active' AND {places.IS_RUN_ID}"  # no other is a run of MLflow's
@@ -171,9 +206,8 @@ def merge(source: Tables, target: Tables, run_id: str, files: Path | None = None
     Returns:
         whether there was anything to do.
     """
-    columns = "r.name, r.user_id, r.start_time, r.artifact_uri, r.status, r.end_time, e.name"
-    [(name, user, start, uri, status, end, experiment)] = source.select(
-        f"SELECT {columns} FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?", run_id
+    [(uri, experiment)] = source.select(
+        "SELECT artifact_uri, e.name FROM runs JOIN experiments e USING (experiment_id) WHERE run_uuid=?", run_id
     )
     there, theirs = _knowledge(target, run_id), _knowledge(source, run_id)
     if files is None and target.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
@@ -187,15 +221,32 @@ def merge(source: Tables, target: Tables, run_id: str, files: Path | None = None
     if old is not None and new is not None and old != new:
         _copy_tree(old, new)
     with target.transaction():  # the row comes last, so that it says that all is there
-        number, _ = target.experiment(experiment, location)
-        target.add_run(Run(run_id, name, user, start, new_uri, number, status, end))
-        target.add_tags(run_id, _tags(source, run_id))
-        target.add_params(run_id, dict(source.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)))
-        rows = source.select("SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=?", run_id)
-        target.add_metrics(run_id, [Number(k, float("nan") if nan else v, t, s) for k, v, t, s, nan in rows])
-        for data in datasets(source, run_id):
-            target.add_dataset([run_id], number, data)
+        copy_rows(source, target, run_id, new_uri)
     return True
+
+
+def copy_rows(source: Tables, target: Tables, run_id: str, uri: str) -> None:
+    """Write all that a store has of a run but for its artifacts into another one, within a transaction there.
+
+    Args:
+        source: where the run is.
+        target: the other store.
+        run_id: of the run.
+        uri: of its artifacts there.
+    """
+    [(name, user, start, status, end, experiment)] = source.select(
+        "SELECT r.name, r.user_id, r.start_time, r.status, r.end_time, e.name"
+        " FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?",
+        run_id,
+    )
+    number, _ = target.experiment(experiment, uri.partition(f"/{run_id}/")[0])
+    target.add_run(Run(run_id, name, user, start, uri, number, status, end))
+    target.add_tags(run_id, _tags(source, run_id))
+    target.add_params(run_id, dict(source.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)))
+    rows = source.select("SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid=?", run_id)
+    target.add_metrics(run_id, [Number(k, float("nan") if nan else v, t, s) for k, v, t, s, nan in rows])
+    for data in datasets(source, run_id):
+        target.add_dataset([run_id], number, data)
 
 
 def _knowledge(tables: Tables, run_id: str) -> tuple[int, int, int]:

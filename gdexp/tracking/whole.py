@@ -108,20 +108,8 @@ class Whole:
             tables.add_metrics(run_id, [Number(key, v, t, s) for s, v, t in zip(*columns, strict=True)])
         if begun.data is not None:
             tables.add_dataset([run_id], experiment, begun.data)
-        kept.add_files(tables, run_id, _files_in(folder))
+        kept.add_files(tables, run_id, kept.files_in(folder))
         kept.add_files(tables, run_id, {k: content_of(v) for k, v in {**begun.texts, **end.files}.items()})
-
-
-def _files_in(folder: Path) -> dict[str, bytes]:
-    """Return what can be read of the artifacts in a folder."""
-    found = {}
-    for path in places.files(folder):
-        try:
-            if not path.name.startswith("."):
-                found[path.relative_to(folder).as_posix()] = path.read_bytes()
-        except OSError:
-            continue
-    return found
 
 
 def content_of(content: "str | Mapping[str, Tensor]") -> bytes:
