@@ -60,7 +60,9 @@ def test_numbers_and_texts_are_pandas_bits(ship):
     theirs = pd.read_csv("ship.csv", keep_default_na=False, na_values={"Age": [""], "Cabin": [""]}).dropna()
     dummies = pd.get_dummies(theirs.drop(columns="Survived"), columns=["Name", "Sex", "Cabin"])
     x, y = table("ship.csv", "Survived", text="one_hot", missing="drop").train
-    assert x.numpy().tobytes() == dummies.to_numpy(np.float64).tobytes()
+    expected = dummies.to_numpy(np.float64)
+    assert x.numpy().tobytes() == expected.tobytes()
+    assert x.stride() == torch.from_numpy(expected).stride()  # products of matrices round by the layout in memory
     assert y.tolist() == theirs.Survived.tolist()
 
 
@@ -150,6 +152,17 @@ def test_a_target_of_numbers_with_a_mark_is_not_taken_for_classes(here):
 def test_na_values_may_be_numbers(here):
     write(here, "a,y\n1,1\n-999,2\n3,3\n")
     assert table("t.csv", "y", na_values=[-999], missing="drop").train[0].tolist() == [[1], [3]]
+
+
+def test_numbers_that_are_too_large_for_an_integer_are_numbers(here):
+    write(here, "a,y\n1,99999999999999999999\n3,4\n")
+    data = table("t.csv", "y")
+    assert data.classes is None and data.train[1].tolist() == [[1e20], [4]]
+
+
+def test_lines_above_the_names_are_counted_as_they_stand(here):
+    write(here, "Made by X\n\na,y\n1,2\n3,4\n")
+    assert table("t.csv", "y", header=2).train[0].tolist() == [[1], [3]]
 
 
 def test_zip_codes_are_texts_in_order_of_size(here):

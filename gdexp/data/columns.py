@@ -59,7 +59,8 @@ def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
         away = {*roles.needed, *roles.exclude, *idle}
         features = [name for name in frame.columns if name not in away]
         notes = [f"left out: {name}, which has no name and {what}" for name, what in idle.items()]
-    _check_numbers(roles, source, [*features, *roles.targets])
+    weights = [roles.weights] if roles.weights is not None else []
+    _check_numbers(roles, source, [*features, *roles.targets, *weights])
     texts = [name for name in features if name not in roles.categories and not is_number(frame[name])]
     if texts and roles.text == "error":
         shown = next(iter(frame[texts[0]].dropna()), "")
@@ -189,16 +190,21 @@ class Encoding(NamedTuple):
             frame: the rows that are used.
             source: the file.
         """
-        parts = [_finite("the features", source, frame[self.numbers])]
-        parts += [_one_hot(frame[name], values) for name, values in self.values.items()]
-        x, y = torch.from_numpy(np.concatenate(parts, axis=1)), self._target(frame, source)
-        return (x, y) if self.roles.weights is None else Weighted(x, y, _weights(frame[self.roles.weights], source))
+        blocks = self.blocks
+        x = np.zeros((blocks[-1].stop, len(frame))).T  # column by column in memory, as pandas gives a table
+        x[:, : len(self.numbers)] = _finite("the features", source, frame[self.numbers])
+        for block in blocks[len(self.numbers) :]:
+            _one_hot(x[:, block.start : block.stop], frame[block.name], self.values[block.name])
+        inputs, target = torch.from_numpy(x), self._target(frame, source)
+        if self.roles.weights is None:
+            return inputs, target
+        return Weighted(inputs, target, _weights(frame[self.roles.weights], source))
 
     def _target(self, frame: pd.DataFrame, source: Source) -> Tensor:
         targets = frame[self.roles.targets]
         column = targets.iloc[:, 0]
         if self.labels is not None:
-            codes = pd.Index(self.labels, dtype=object).get_indexer_for(column)
+            codes = _places(column, self.labels)
             if (codes < 0).any():
                 odd = column[codes < 0].iloc[0]
                 raise ValueError(f"`{source.key}`: {odd!r} in {column.name!r} is no class of the first file")
@@ -206,8 +212,10 @@ class Encoding(NamedTuple):
         if self.whole and pd.api.types.is_integer_dtype(column):
             return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
         numbers = _finite(f"the target {', '.join(self.roles.targets)!r}", source, targets)
+        if len(self.roles.targets) > 1:
+            return torch.from_numpy(np.ascontiguousarray(numbers))
         if not self.whole:
-            return torch.from_numpy(numbers)
+            return torch.from_numpy(numbers[:, 0].copy())[:, None]
         if (numbers != numbers.round()).any():
             raise ValueError(f"`{source.key}`: {column.name!r} holds fractions, in the first file whole numbers only")
         return torch.from_numpy(numbers[:, 0].astype(np.int64))
@@ -258,12 +266,19 @@ def group_numbers(column: pd.Series) -> Tensor:
     return torch.from_numpy(pd.factorize(column, sort=True)[0].astype(np.int64))
 
 
-def _one_hot(column: pd.Series, values: Sequence[str]) -> np.ndarray:
-    """Return a column for each value; a missing one is NaN, one that the first file lacks is nowhere."""
-    codes = pd.Index(values, dtype=object).get_indexer_for(column)
-    table = (codes[:, None] == np.arange(len(values))).astype(np.float64)
-    table[column.isna().to_numpy()] = np.nan
-    return table
+def _places(column: pd.Series, values: Sequence[Any]) -> np.ndarray:
+    """Return the place of each row's value among some values, -1 where it is none of them or missing."""
+    codes, found = pd.factorize(column)
+    places = pd.Index(values, dtype=object).get_indexer(pd.Index(found, dtype=object))
+    return np.append(places, -1)[codes]
+
+
+def _one_hot(x: np.ndarray, column: pd.Series, values: Sequence[str]) -> None:
+    """Mark each row's value in (rows, values) zeros; a missing one is NaN, one that the first file lacks is nowhere."""
+    places = _places(column, values)
+    known = (places >= 0).nonzero()[0]
+    x[known, places[known]] = 1.0
+    x[column.isna().to_numpy()] = np.nan
 
 
 def _finite(what: str, source: Source, frame: pd.DataFrame) -> np.ndarray:

@@ -18,6 +18,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 _NO_WORD = re.compile(r"[\W_]+")  # as ?, -- or *
+_SAMPLE = 1000  # values, none of which is a number in a column of text
 _SHOWN = 40  # characters of a value in a message
 
 
@@ -30,8 +31,8 @@ class Dialect(NamedTuple):
         encoding: as Python names it.
         na_values: further texts that mean a missing value.
         header: true: the first line holds the names; false: there are none, columns are numbered
-            from 0; a number: so many lines stand above the names; auto: as true, unless the first
-            line looks like a row.
+            from 0; a number: so many lines stand above the names; auto: as true, but a first line
+            that looks like a row is refused.
     """
 
     separator: str = "comma"
@@ -55,14 +56,19 @@ class Dialect(NamedTuple):
             "decimal": decimal,
             "encoding": self.encoding,
             "na_values": list(self.na_values),
+            "header": 0 if self.has_names else None,
+            "skiprows": self._lines_above(),
             "skipinitialspace": True,
+            "index_col": False,
         }
 
-    def names_in(self) -> int | None:
-        """Return how many lines stand above the names, None if there are no names."""
-        if self.header is None or self.header is False:
-            return None
-        if self.header is True or self.header == "auto":
+    @property
+    def has_names(self) -> bool:
+        """Whether a line holds the names of the columns."""
+        return self.header is not None and self.header is not False
+
+    def _lines_above(self) -> int:
+        if not self.has_names or self.header is True or self.header == "auto":
             return 0
         if self.header < 0:
             raise ValueError(f"`data.header` must be auto, true, false or a number of lines, got {self.header}")
@@ -105,28 +111,32 @@ def looks_like_rows(frame: pd.DataFrame) -> bool:
     columns of numbers, if each name is a value in its column too.
     """
     columns = [(str(name), frame.iloc[:, i]) for i, name in enumerate(frame.columns)]
+    texts = [(name, column) for name, column in columns if not pd.api.types.is_numeric_dtype(column)]
     numbers = [_as_number(name) for name, c in columns if pd.api.types.is_numeric_dtype(c) and c.notna().any()]
-    texts = [bool((c == name).any()) for name, c in columns if not pd.api.types.is_numeric_dtype(c)]
     if not numbers:
-        return len(texts) > 1 and len(frame) > 1 and all(texts)
+        return len(texts) > 1 and len(frame) > 1 and all((column == name).any() for name, column in texts)
     known = [n for n in numbers if n is not None]
     if not known or any(np.isnan(known)):
         return False
     steps = np.diff(known)
     counts = all(n == round(n) for n in known) and len(set(steps)) <= 1 and all(steps != 0)
-    return not (counts and (len(known) > 2 or (texts and not any(texts))))
+    names_texts = texts and not any((column == name).any() for name, column in texts)
+    return not (counts and (len(known) > 2 or names_texts))
 
 
 def misread(name: str, column: pd.Series, dialect: Dialect) -> str:
     """Return what is wrong with a column of text that is one of numbers but for how they are written."""
     values = column.dropna().astype(str)
+    some = values[:_SAMPLE]
+    if pd.to_numeric(some, errors="coerce").isna().all() and not _has_commas(some):
+        return ""
     odd = values[pd.to_numeric(values, errors="coerce").isna()]
     if odd.empty:
         return ""
     if dialect.arguments()["decimal"] == "." and _has_commas(values):
         return f"column {name!r} holds numbers such as {odd.iloc[0]!r}: add data.decimal=comma"
     marks = [str(mark).strip() for mark in odd.unique()]
-    if len(odd) > len(values) / 2 or not all(map(_NO_WORD.fullmatch, marks)):
+    if len(odd) == len(values) or not all(map(_NO_WORD.fullmatch, marks)):
         return ""
     told = ",".join(map(_quoted, [*map(str, dialect.na_values), *marks]))
     return (

@@ -12,6 +12,7 @@ from gdexp.data.dialect import Dialect, advice, looks_like_rows
 
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
 _ROW_NAMES = "Unnamed: 0"
+_SAMPLE = 1000  # cells, among which there is a number if a column holds numbers
 
 
 class Source(NamedTuple):
@@ -96,22 +97,21 @@ def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str
         if dialect.na_values:
             column = column.mask(column.isin([*dialect.na_values, *map(str, dialect.na_values)]))
         if name in as_text or not _has_numbers(column):
-            column = _without_numbers(column, column.astype(str).where(column.notna() & (column != "")))
+            column = _typed(column, column.astype(str).where(column.notna() & (column != "")), name in as_text)
         frame.isetitem(i, column)
     return Source(key, path, dialect, frame)
 
 
 def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
-    line = dialect.names_in()
-    header: dict[str, Any] = {"header": line, "index_col": False}
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that are text, and read again below
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows have more cells than there are names
         try:
-            frame = _parsed(key, path, dialect, header)
+            frame = _parsed(key, path, dialect, names)
         except pd.errors.ParserWarning:
-            header["names"] = _names_of_all(key, path, dialect, line)
-            frame = _parsed(key, path, dialect, header)
+            names["names"] = _names_of_all(key, path, dialect)
+            frame = _parsed(key, path, dialect, names)
     if len(frame.columns) == 1 and (words := advice(path, dialect)):
         raise ValueError(f"`{key}`: {path} has one column as it is read: add {words}")
     frame.columns = [str(c).strip() for c in frame.columns]
@@ -121,36 +121,46 @@ def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -
             f"`{key}`: the first line of {path} looks like a row ({shown}…): add data.header=false, which numbers the "
             f"columns from 0 to {len(frame.columns) - 1}, or data.header=true if these are names"
         )
-    _read_texts(key, path, dialect, header, frame, as_text)
-    return Source(key, path, dialect, frame, frozenset() if line is None else _doubled(path, dialect, line))
+    _read_texts(key, path, dialect, names, frame, as_text)
+    return Source(key, path, dialect, frame, _doubled(path, dialect) if dialect.has_names else frozenset())
 
 
 def _read_texts(
-    key: str, path: str, dialect: Dialect, header: dict[str, Any], frame: pd.DataFrame, as_text: Collection[str]
+    key: str, path: str, dialect: Dialect, names: dict[str, Any], frame: pd.DataFrame, as_text: Collection[str]
 ) -> None:
     """Put the texts of a file into those columns of a frame that hold no numbers, or are texts all the same."""
     places = [i for i, n in enumerate(frame.columns) if n in as_text or not _has_numbers(frame.iloc[:, i])]
     if not places:
         return
     only_empty = {"keep_default_na": False, "na_values": ["", *dialect.na_values]}
-    texts = _parsed(key, path, dialect, header | {"dtype": str, "usecols": places} | only_empty)
+    texts = _parsed(key, path, dialect, names | {"dtype": str, "usecols": places} | only_empty)
     for i, place in enumerate(places):
-        frame.isetitem(place, _without_numbers(frame.iloc[:, place], texts.iloc[:, i]))
+        frame.isetitem(place, _typed(frame.iloc[:, place], texts.iloc[:, i], frame.columns[place] in as_text))
 
 
 def _has_numbers(column: pd.Series) -> bool:
     return is_number(column) and bool(column.notna().any())
 
 
-def _without_numbers(column: pd.Series, text: pd.Series) -> pd.Series:
-    """Return the text of a column; of booleans with gaps numbers, and of numbers no text where one is missing."""
+def _typed(column: pd.Series, text: pd.Series, as_text: bool) -> pd.Series:
+    """Return the text of a column, or what else it is: empty, numbers, booleans with gaps.
+
+    Args:
+        column: as pandas takes it.
+        text: of its cells.
+        as_text: numbers are texts too, but for those that are missing.
+    """
     if column.isna().all():  # empty, or texts such as NA and None
-        return text.astype(object) if text.nunique() > 1 else column.astype(float)
-    if is_number(column):
-        return text.where(column.notna()).astype(object)
+        return text if text.nunique() > 1 else column.astype(float)
+    if as_text:
+        return text.where(column.notna()) if is_number(column) else text
     if pd.api.types.infer_dtype(column, skipna=True) == "boolean":
         return column.astype("boolean")
-    return text.astype(object)
+    if pd.to_numeric(text[:_SAMPLE], errors="coerce").notna().any():
+        numbers = pd.to_numeric(text, errors="coerce")
+        if (numbers.notna() | text.isna()).all():  # too large for a whole number of pandas'
+            return numbers.astype(float)
+    return text
 
 
 def _parsed(key: str, path: str, dialect: Dialect, arguments: dict[str, Any]) -> pd.DataFrame:
@@ -170,18 +180,18 @@ def _parsed(key: str, path: str, dialect: Dialect, arguments: dict[str, Any]) ->
         raise ValueError(f"`{key}`: {path} can't be read {told}") from error
 
 
-def _names_of_all(key: str, path: str, dialect: Dialect, line: int | None) -> list[str]:
+def _names_of_all(key: str, path: str, dialect: Dialect) -> list[str]:
     """Return names for a file whose rows begin with a cell that has none, as R writes the names of rows."""
-    frame = _parsed(key, path, dialect, {"header": line})
+    frame = _parsed(key, path, dialect, {"index_col": None})
     if frame.index.nlevels == 1:
         return [_ROW_NAMES, *frame.columns]
     told = f": add {words}" if (words := advice(path, dialect)) else ""
-    cells = len(frame.columns) + frame.index.nlevels
-    raise ValueError(f"`{key}`: {path} has {cells} cells in a row, but only {len(frame.columns)} names{told}")
+    cells, count = len(frame.columns) + frame.index.nlevels, len(frame.columns)
+    raise ValueError(f"`{key}`: {path} has {cells} cells in a row, but {count} name{'s' * (count != 1)}{told}")
 
 
-def _doubled(path: str, dialect: Dialect, line: int) -> frozenset[str]:
+def _doubled(path: str, dialect: Dialect) -> frozenset[str]:
     """Return the names that stand more than once in the line of names, where pandas numbers the others."""
-    arguments = dialect.arguments() | {"header": None, "skiprows": line, "nrows": 1, "dtype": str, "na_values": []}
-    names = pd.read_csv(path, keep_default_na=False, **arguments).iloc[0].astype(str).str.strip()
+    first: dict[str, Any] = {"header": None, "nrows": 1, "dtype": str, "na_values": [], "keep_default_na": False}
+    names = pd.read_csv(path, **(dialect.arguments() | first)).iloc[0].astype(str).str.strip()
     return frozenset(names[names.duplicated() & (names != "")])
