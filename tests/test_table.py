@@ -188,6 +188,19 @@ def test_weights_stand_beside_inputs_and_target(here):
         assert torch.equal(part.weights, part.inputs.ravel() + 0.5)
 
 
+def test_weights_count_in_the_loss(stocked):
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": draw.normal(size=40), "w": draw.uniform(0, 2, 40), "y": draw.normal(size=40)})
+    frame.to_csv("t.csv", index=False)
+    words = ["data=table", "data.path=t.csv", "data.target=y", "data.weights=w", "data.split_seed=null"]
+    run = gdexp.launch([*words, "trainer.epochs=1", "optimizer.lr=1e-30"]).iloc[0]
+    with torch.no_grad():
+        output = gdexp.load(run.run_id)(torch.tensor(frame[["a"]].to_numpy(np.float32))).ravel().numpy()
+    for rows, loss in ((slice(0, 32), run.train_loss), (slice(32, 40), run.val_loss)):
+        part = frame.iloc[rows]
+        assert loss == pytest.approx(np.average((output[rows] - part.y) ** 2, weights=part.w), rel=1e-5)
+
+
 def test_test_path_is_encoded_by_the_first_files_values(here):
     write(here, "kind,a,y\nred,1,no\nblue,,yes\nred,5,no\n")
     write(here, "y,a,kind,more\nyes,,green,0\nno,2,blue,0\n", "test.csv")
