@@ -214,3 +214,83 @@ def test_targets_that_a_loss_cannot_take_are_refused(parts, words, line):
     with pytest.raises(ValueError, match=line) as refusal:
         gdexp.launch([*QUICK, *words])
     assert "\n" not in str(refusal.value)
+
+
+GAPS = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from gdexp.data import TensorData
+
+
+def gap(value="nan", of=0, row=7, column=2):
+    x = torch.randn(50, 4)
+    data = x, x.sum(1, keepdim=True)
+    data[of][row, column] = float(value)
+    return TensorData(data)
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, i):
+        return torch.full((4,), 1.0 if i != 30 else torch.inf), torch.ones(1)
+
+
+def masked(output, target):
+    there = ~target.isnan()
+    return ((output[there] - target[there]) ** 2).mean()
+
+
+def plain(output, target):
+    return ((output - target) ** 2).mean()
+
+
+class Passes(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 1)
+
+    def training_loss(self, batch):
+        return self(batch[0].nan_to_num()).pow(2).mean()
+
+
+class Fails(Passes):
+    def training_loss(self, batch):
+        return self(batch[0]).pow(2).mean()
+"""
+
+
+def gaps(*words):
+    return gdexp.launch(["data=custom", "data._target_=gaps.gap", "tracking=none", "trainer.epochs=2", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "NaN in row 7, column 2 of the inputs of the training rows"),
+        (["data.val_fraction=0.9"], "row 7, column 2 of the inputs"),
+        (["+data.value='inf'", "+data.row=0"], "inf in row 0, column 2 of the inputs"),
+        (["+data.of=1", "+data.column=0"], "NaN in row 7, column 0 of the target"),
+        (["+data.of=1", "+data.column=0", "loss=custom", "loss._target_=gaps.plain"], "row 7, column 0 of the target"),
+        (["loss=none", "model=custom", "model._target_=gaps.Fails"], "row 7, column 2 of the inputs"),
+        (["data._target_=gaps.Rows", "trainer.batch_size=20"], r"inf in row \d+, column 0 of the inputs of a batch"),
+    ],
+)
+def test_values_that_are_not_finite_are_refused_by_their_place(here, capsys, words, line):
+    (here / "gaps.py").write_text(GAPS)
+    with pytest.raises(ValueError, match=line) as refusal:
+        gaps(*words)
+    assert "\n" not in str(refusal.value) and "smaller" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+data.of=1", "+data.column=0", "loss=custom", "loss._target_=gaps.masked"],
+        ["loss=none", "model=custom", "model._target_=gaps.Passes"],
+    ],
+)
+def test_a_loss_of_ones_own_may_pass_over_gaps(here, words):
+    (here / "gaps.py").write_text(GAPS)
+    assert gaps(*words).outcome[0] == "completed"

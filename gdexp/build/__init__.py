@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import fit, measuring, rows, target, updates, weighting
+from gdexp.build import finite, fit, measuring, rows, target, updates, weighting
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
 from gdexp.config.written import typed
@@ -78,6 +78,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     data, identity = loaded or rows.load(config["data"], options)
     rows.prepare_loaders(data, trainer, config["seed"])
     rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
+    data = finite.check_known(data, loss)
     data = target.settle(data, loss, options, config["model"].get("out_features"))
     if (which := config["data"]["standardize"]) != "none":
         data = standardize(data, "inputs" if which == "both" and not target.may_be_scaled(loss) else which)
@@ -86,7 +87,9 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
             config = config | {group: fit.sized(group, config[group], data, loss)}
     rows.seed_everything(config["seed"])
     model = make_model(config, loss, options)
-    data = fit.fitted(data, model, loss, config) if model is not None else data
+    if model is not None:
+        finite.check_own(data, model, loss)
+        data = fit.fitted(data, model, loss, config)
     reading = measuring.make_reading(loss, data)
     if loss is not None:
         weighting.balance(config["loss"], loss, data)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gdexp.build.finite import gap
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
@@ -33,8 +34,10 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
     identity = identify(data, str(options.get("data")), node)
     plan = {k: node[k] for k in Plan._fields}
     if not isinstance(data.train, Loader):
-        data = split(data, **plan)
-        return (data.after_split(data) if data.after_split is not None else data), identity
+        if data.after_split is None:
+            return split(data._replace(gap=gap(data)), **plan), identity
+        data = data.after_split(split(data, **plan))  # it may fill in what lacks
+        return data._replace(gap=gap(data)), identity
     if node["standardize"] != "none":
         raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
     return split_dataset(data, **plan), identity

@@ -35,6 +35,7 @@ class TensorData(NamedTuple):
             the rows of a group stay together.
         after_split: changes the data once rows are held apart, by what the training rows say.
         about: what became of the rows and columns of a file, in one line.
+        gap: where a value isn't finite, in words; it is looked for before rows are held apart.
     """
 
     train: Any
@@ -44,3 +45,4 @@ class TensorData(NamedTuple):
     groups: Any = None
     after_split: "Callable[[TensorData], TensorData] | None" = None
     about: str = ""
+    gap: str = ""
