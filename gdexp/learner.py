@@ -43,6 +43,8 @@ class OneRun:
         self.loss: Any = loss
         self.step, self.reading = step, reading
         self._divides = hasattr(loss, "over")
+        order = {id(p): place for place, p in enumerate(model.parameters())}
+        step.parameters.sort(key=lambda p: order.get(id(p), len(order)))  # a norm's last bits depend on it
         self._learns = next(model.parameters(), None) is not None  # else it has buffers only
         forward: Any = model if loss is not None else self.model.training_loss
         self._forward = torch.compile(forward) if compiled else forward
@@ -58,17 +60,19 @@ class OneRun:
             `train_loss`, the model's further numbers and the norms asked for: means over the rows,
             from before the update.
         """
+        self.step.switch("train")
+        measures = self._gradients(batches)
         if not self.step.needs_closure:
-            measures = self._gradients(batches)
             return {**measures, **self.step()}
-        evaluations: list[Mapping[str, Tensor]] = []
 
         def closure() -> Tensor:  # an optimizer such as LBFGS evaluates the loss as often as it likes
-            evaluations.append(self._gradients(batches))
-            return evaluations[-1]["train_loss"]
+            return self._gradients(batches)["train_loss"]
 
-        norms = self.step(closure)
-        return {**evaluations[0], **norms}
+        return {**measures, **self.step(closure, measures["train_loss"])}
+
+    def settle(self) -> None:
+        """Bring the weights to where they are measured and saved, should the optimizer train others."""
+        self.step.switch("eval")
 
     def evaluate(self, batch: Any, outputs: list[tuple[Any, Any]] | None = None) -> Mapping[str, Tensor]:
         """Return `loss`, for a classifier `accuracy`, and the model's further numbers, in eval mode.
@@ -97,11 +101,12 @@ class OneRun:
         return self.model.state_dict(keep_vars=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what no attribute of the model, the loss and the optimizer tells: the state of a scaler."""
-        return {"scaler": self.step.scaler and self.step.scaler.state_dict()}
+        """Return what no attribute of the model, the loss and the optimizer tells: of the scaler, and the mode."""
+        return {"scaler": self.step.scaler and self.step.scaler.state_dict(), "mode": self.step.mode}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back, and what checkpoints of older versions hold beside it."""
+        self.step.mode = state.get("mode", "")
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(state["scaler"])
         if "model" in state:

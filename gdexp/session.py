@@ -20,7 +20,7 @@ from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
 from gdexp.config.refusal import Refusal, Withdrawn
 from gdexp.terminal import Progress, SweepProgress, resume_line
-from gdexp.train import Epoch, Loop, OnStep, evaluate
+from gdexp.train import Epoch, Loop, OnStep, evaluate, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Session:
         self._better = functools.cache(lambda name: direction.of_objective(name, parts.config))
         self._paths = [_Path() for _ in parts.runs] if parts.trajectory else []
         self._ended: Epoch | None = None  # the last epoch of a single run
-        record.keep(lambda run: self._of_run(run, parts.learner.weights()))
+        record.keep(self._cut_off)
 
     def train(self, state: Mapping[str, Any] | None = None) -> list[End]:
         """Train to the end; return what became of each run.
@@ -170,6 +170,11 @@ class Session:
         if gaps := self._gaps.get(epoch.run):
             tags["gdexp.nan"] = json.dumps(gaps)
         return tags
+
+    def _cut_off(self, run: int) -> Mapping[str, "Tensor"]:
+        """Return what is saved of a run that is cut off, perhaps within an epoch."""
+        settle(self._parts.learner)
+        return self._of_run(run, self._parts.learner.weights())
 
     def _files(self, run: int) -> dict[str, Mapping[str, "Tensor"]]:
         """Return what is written as safetensors files, by their names."""

@@ -1,7 +1,9 @@
 """From gradients to new weights: loss scaling, clipping, the optimizer's step, and the norms of both."""
 
+import dis
 import functools
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -38,8 +40,9 @@ class Step:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip_value, self._clip_norm, self._record = clip_value, clip_norm, record
         self._step = bare_step(optimizer)
-        closure = inspect.signature(optimizer.step).parameters.get("closure")
-        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.needs_closure = _takes_closure(optimizer, wanted=scaler is None)
+        self.has_modes = any(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+        self.mode = ""  # in which an optimizer that has modes is
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -50,12 +53,27 @@ class Step:
         """Add the gradients of a loss."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def __call__(self, closure: Callable[[], Tensor] | None = None) -> dict[str, Tensor]:
-        """Update the parameters and return the norms that are wanted."""
+    def switch(self, mode: str) -> None:
+        """Bring an optimizer that has modes into one: `train` before steps, `eval` before weights are used.
+
+        A schedule-free optimizer, for one, keeps the weights where gradients are taken while it
+        trains, and moves them to their average for all else (Defazio et al. 2024).
+        """
+        if self.has_modes and mode != self.mode:
+            getattr(self.optimizer, mode, lambda: None)()
+            self.mode = mode
+
+    def __call__(self, closure: Callable[[], Tensor] | None = None, loss: Tensor | None = None) -> dict[str, Tensor]:
+        """Update the parameters and return the norms that are wanted.
+
+        Args:
+            closure: computes loss and gradients anew, for an optimizer that takes one.
+            loss: that the gradients are of.
+        """
         before = [p.detach().clone() for p in self.parameters] if "update_norm" in self._record else None
-        norms = {} if closure else self._clipped()
+        norms = self._clipped()
         if closure is not None:
-            self.optimizer.step(lambda: self._evaluated(closure, norms))  # type: ignore[arg-type, return-value]
+            self.optimizer.step(self._known_at_first(closure, loss))  # type: ignore[arg-type]
         elif self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -66,11 +84,29 @@ class Step:
             norms["update_norm"] = get_total_norm(moves)
         return norms
 
-    def _evaluated(self, closure: Callable[[], Tensor], norms: dict[str, Tensor]) -> Tensor:
-        loss = closure()
-        for name, norm in self._clipped().items():
-            norms.setdefault(name, norm)  # that of the first evaluation, as of the loss
-        return loss
+    def _known_at_first(self, closure: Callable[[], Tensor], loss: Any) -> Callable[[], Tensor]:
+        """Return the closure for an optimizer, which gives what is known already as long as the weights are the same.
+
+        So the gradients are there for an optimizer that looks at them before it calls the closure, or
+        that doesn't call it, and nothing is computed twice for one that calls it first.
+        """
+        weights = [p.detach().clone() for p in self.parameters]
+        gradients = [p.grad for p in self.parameters]
+        versions = [g is not None and g._version for g in gradients]
+        calls = itertools.count()
+
+        def evaluate() -> Tensor:
+            unmoved = next(calls) == 0 and all(map(torch.equal, self.parameters, weights))
+            if unmoved and versions == [g is not None and g._version for g in gradients]:
+                for p, g in zip(self.parameters, gradients, strict=True):
+                    p.grad = g
+                return loss
+            with torch.enable_grad():
+                value = closure()
+            self._clipped()
+            return value
+
+        return evaluate
 
     def _clipped(self) -> dict[str, Tensor]:
         """Clip the gradients; return their norm from before."""
@@ -85,6 +121,25 @@ class Step:
         if self._clip_norm is not None:
             clip_grad_norm_(self.parameters, self._clip_norm)
         return norms
+
+
+def _takes_closure(optimizer: Optimizer, wanted: bool) -> bool:
+    """Say whether a step gets a closure: it must have one, or it may, isn't torch's own and makes use of one.
+
+    Args:
+        optimizer: whose step.
+        wanted: whether one that may is to.
+    """
+    parameter = inspect.signature(optimizer.step).parameters.get("closure")
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        return parameter is not None
+    kind = type(optimizer)
+    if not wanted or kind.__module__.startswith(("torch.optim.", "gdexp.")):
+        return False
+    code = getattr(inspect.unwrap(kind.step), "__code__", None)
+    loads = dis.get_instructions(code) if code is not None else ()
+    named = [i.argval for i in loads if i.opname.startswith("LOAD")]
+    return code is None or any("closure" in (name if isinstance(name, tuple) else (name,)) for name in named)
 
 
 def bare_step(optimizer: Optimizer) -> Callable[[], object]:

@@ -171,6 +171,7 @@ class Loop:
         while self.epoch < self._epochs and any(i is not None for i in self._at):
             started = time.perf_counter()
             self._take_steps()
+            settle(self._learner)
             steps, self._steps = self._steps, []
             trained = time.perf_counter() - started
             self.epoch += 1
@@ -316,6 +317,12 @@ class Loop:
         if self._max_seconds is None:
             return False
         return time.monotonic() - self._began + self._spent >= self._max_seconds
+
+
+def settle(learner: Learner) -> None:
+    """Let a learner that trains other weights than it is used with bring them there, once its steps are done."""
+    if callable(own := getattr(learner, "settle", None)):
+        own()
 
 
 def evaluate(

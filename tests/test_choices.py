@@ -44,7 +44,6 @@ BESIDE = {
     },
     "optimizer": {
         "custom": ["optimizer._target_=torch.optim.Rprop"],
-        "muon": ["model.bias=false"],
         "none": ["learner=custom", "learner._target_=parts.Learner"],
         "sparse_adam": ["data=custom", "data._target_=parts.words", "model=custom", "model._target_=parts.Bag"],
     },

@@ -22,6 +22,7 @@ FLOORS = {
     "watch": 2,
     "checkpoint": 2,
     "train": 3,
+    "optimizers": 3,
     "tracking": 3,
     "learner": 4,
     "stack": 4,

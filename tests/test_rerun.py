@@ -9,7 +9,7 @@ from gdexp.config.sources import options
 
 IRIS = ["data=iris", "model=mlp", "model.hidden=[8]", "model.dropout=0.1", "loss=cross_entropy", "trainer.epochs=4"]
 IRIS += ["trainer.batch_size=40"]
-OPTIMIZERS = [o for o in options("optimizer") if o not in ("custom", "none", "sparse_adam", "muon")]
+OPTIMIZERS = [o for o in options("optimizer") if o not in ("custom", "none", "sparse_adam")]
 KINDS = {o: [f"optimizer={o}"] for o in OPTIMIZERS} | {
     "float64": ["trainer.dtype=float64", "optimizer=adam"],
     "bfloat16": ["trainer.dtype=bfloat16", "optimizer=adam"],

@@ -155,6 +155,7 @@ KINDS = {
     "plateau": ["optimizer=momentum", "scheduler=reduce_on_plateau", "scheduler.patience=1"],
     "multistep": ["optimizer=sgd", "scheduler=multistep", "scheduler.milestones=[2,30]"],
     "average and best": ["trainer.ema=0.9", "trainer.monitor=val_loss", "trainer.log_steps=7"],
+    "muon": ["optimizer=muon", "scheduler=one_cycle", "model.norm=batch"],
     "lbfgs": ["optimizer=lbfgs", "optimizer.max_iter=3", "trainer.batch_size=700"],
     "float64, accumulated": ["trainer.dtype=float64", "trainer.accumulate=3"],
     "batch norm": ["model.norm=batch", "optimizer=rmsprop"],

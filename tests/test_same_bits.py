@@ -88,9 +88,9 @@ def same(curve, weights, losses, state):
 IRIS = ["data=iris", "data.val_fraction=0", "model=mlp", "model.hidden=[16]", "loss=cross_entropy", "seed=3"]
 
 
-def iris_mlp(bias=True):
+def iris_mlp():
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(4, 16, bias=bias), nn.ReLU(), nn.Linear(16, 3, bias=bias))
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
 def iris():
@@ -106,31 +106,105 @@ NAMED = {
     "sparse_adam": (optim.SparseAdam, {}),
 }
 CLASSES = [c for c in vars(optim).values() if isinstance(c, type) and issubclass(c, optim.Optimizer)]
-OPTIMIZERS = {c.__name__.lower(): (c, {}) for c in CLASSES if c not in (optim.Optimizer, optim.SparseAdam)} | NAMED
+APART = (optim.Optimizer, optim.SparseAdam, optim.Muon)
+OPTIMIZERS = {c.__name__.lower(): (c, {}) for c in CLASSES if c not in APART} | NAMED
 SWITCHES = {"params", "foreach", "fused", "capturable", "differentiable"}  # how it is computed, not what
 
 
 def test_every_optimizer_of_torch_is_an_option_with_torchs_defaults():
     from gdexp.config.compose import compose
 
-    assert set(options("optimizer")) == set(OPTIMIZERS) | {"custom", "none"}
+    assert set(options("optimizer")) == set(OPTIMIZERS) | {"custom", "none", "muon"}
     for name, (kind, changed) in OPTIMIZERS.items():
         node = dict(compose([f"optimizer={name}"])[0].config["optimizer"])
         assert node.pop("_target_") == f"torch.optim.{kind.__name__}" and node.pop("param_groups") is None
-        defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items() if k not in SWITCHES}
-        assert {k: tuple(v) if isinstance(defaults[k], tuple) else v for k, v in node.items()} == defaults | changed
+        assert tuples(node) == defaults_of(kind) | changed
+
+
+def defaults_of(kind):
+    return {k: p.default for k, p in inspect.signature(kind).parameters.items() if k not in SWITCHES}
+
+
+def tuples(node):
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in node.items()}
+
+
+def test_muon_has_the_defaults_of_torchs_muon_and_adamw():
+    from gdexp.config.compose import compose
+
+    node = dict(compose(["optimizer=muon"])[0].config["optimizer"])
+    assert node.pop("use_muon") is True and node.pop("param_groups") is None and node.pop("_target_")
+    beside = {f"adamw_{k}": v for k, v in defaults_of(optim.AdamW).items() if k not in ("amsgrad", "maximize")}
+    assert tuples(node) == defaults_of(optim.Muon) | beside
 
 
 @pytest.mark.parametrize("size", [32, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "sparse_adam"])
 def test_optimizer(run, name, size):
     kind, arguments = OPTIMIZERS[name]
-    bias = name != "muon"
-    curves, weights = run(
-        *IRIS, f"optimizer={name}", f"trainer.batch_size={size or 'null'}", *([] if bias else ["model.bias=false"])
-    )
-    model = iris_mlp(bias)
+    curves, weights = run(*IRIS, f"optimizer={name}", f"trainer.batch_size={size or 'null'}")
+    model = iris_mlp()
     losses, _, state = plain(model, nn.CrossEntropyLoss(), kind(model.parameters(), **arguments), *iris(), size=size)
+    same(curves["train_loss"], weights, losses, state)
+
+
+class Both:
+    """Two optimizers that step one after the other, as a script does."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+        self.param_groups = [group for o in optimizers for group in o.param_groups]
+
+    def zero_grad(self):
+        for o in self.optimizers:
+            o.zero_grad()
+
+    def step(self, closure):
+        closure()
+        for o in self.optimizers:
+            o.step()
+
+
+MUON = {
+    "defaults": ([], {}, {}, "none"),
+    "own": (
+        ["optimizer.lr=0.02", "optimizer.momentum=0.9", "optimizer.adamw_lr=0.003", "optimizer.adamw_betas=[0.8,0.9]"],
+        {"lr": 0.02, "momentum": 0.9},
+        {"lr": 0.003, "betas": (0.8, 0.9)},
+        "none",
+    ),
+    "head by AdamW": (["optimizer.param_groups={2.weight: {use_muon: false}}"], {}, {}, "2.weight"),
+    "clipped": (["trainer.clip_norm=0.05"], {}, {}, "none"),
+}
+
+
+@pytest.mark.parametrize("size", [32, None])
+@pytest.mark.parametrize("case", MUON)
+def test_muon_takes_adamw_for_what_is_no_matrix(run, case, size):
+    words, of_muon, of_adamw, apart = MUON[case]
+    curves, weights = run(*IRIS, "optimizer=muon", f"trainer.batch_size={size or 'null'}", *words)
+    model = iris_mlp()
+    matrices = [p for name, p in model.named_parameters() if name.endswith("weight") and name != apart]
+    others = [p for name, p in model.named_parameters() if not name.endswith("weight") or name == apart]
+    both = Both(optim.Muon(matrices, **of_muon), optim.AdamW(others, **of_adamw))
+    clip = (lambda m: nn.utils.clip_grad_norm_(m.parameters(), 0.05)) if case == "clipped" else None
+    losses, _, state = plain(model, nn.CrossEntropyLoss(), both, *iris(), size=size, change=clip)
+    same(curves["train_loss"], weights, losses, state)
+
+
+def test_muon_gives_a_groups_hyperparameters_to_all_of_it(run):
+    first = "{lr: 0.004, weight_decay: 0}"
+    groups = f"optimizer.param_groups={{0.w: {first}, 0.b: {first}, bias: {{adamw_lr: 0.02}}}}"
+    curves, weights = run(*IRIS, "optimizer=muon", groups, "scheduler=exponential")
+    model = iris_mlp()
+    p = dict(model.named_parameters())
+    own = {"lr": 0.004, "weight_decay": 0}
+    muon = optim.Muon([{"params": [p["2.weight"]]}, {"params": [p["0.weight"]], **own}])
+    adamw = optim.AdamW([{"params": [p["0.bias"]], **own}, {"params": [p["2.bias"]], "lr": 0.02}])
+    change = [lr_scheduler.ExponentialLR(o, 0.95) for o in (muon, adamw)]
+    falls = type("Falls", (), {"step": lambda self: [s.step() for s in change]})()
+    both = Both(muon, adamw)
+    losses, _, state = plain(model, nn.CrossEntropyLoss(), both, *iris(), size=None, scheduler=falls)
     same(curves["train_loss"], weights, losses, state)
 
 
@@ -214,6 +288,35 @@ def test_schedule(run, name, interval, warmup):
         assert "lr" not in curves
     else:
         assert curves["lr"] == (rates if interval == "epoch" else rates[4::5])
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize(
+    ("words", "make"),
+    [
+        (["scheduler=one_cycle"], lambda o, n: lr_scheduler.OneCycleLR(o, [0.05, 0.002], n)),
+        (["scheduler=one_cycle", "scheduler.max_lr=0.1"], lambda o, n: lr_scheduler.OneCycleLR(o, [0.1, 0.004], n)),
+        (
+            ["scheduler=cyclic", "scheduler.step_size_up=7", "scheduler.base_lr=0.01"],
+            lambda o, n: lr_scheduler.CyclicLR(o, [0.01, 0.01 * (0.002 / 0.05)], [0.05, 0.002], 7),
+        ),
+    ],
+)
+def test_cycles_keep_the_groups_own_rates(run, words, make, warmup):
+    groups = "optimizer.param_groups={bias: {lr: 0.002}}"
+    own = ["optimizer=momentum", "optimizer.lr=0.05", groups, f"scheduler.warmup={warmup}", "trainer.batch_size=32"]
+    curves, weights = run(*IRIS, *own, *words)
+    model = iris_mlp()
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    others = [p for name, p in model.named_parameters() if name.endswith("weight")]
+    optimizer = optim.SGD([{"params": others}, {"params": biases, "lr": 0.002}], lr=0.05, momentum=0.9)
+    ramp = lr_scheduler.LinearLR(optimizer, total_iters=warmup) if warmup else None
+    scheduler = make(optimizer, 5 * EPOCHS - warmup)
+    if ramp is not None:
+        scheduler = lr_scheduler.SequentialLR(optimizer, [ramp, scheduler], [warmup])
+    losses, rates, state = plain(model, nn.CrossEntropyLoss(), optimizer, *iris(), scheduler=scheduler, by_step=True)
+    same(curves["train_loss"], weights, losses, state)
+    assert curves["lr"] == rates[4::5]
 
 
 def test_plateau_moves_on_after_its_warmup_and_refuses_steps(run):

@@ -12,9 +12,11 @@ from gdexp.build import SMALL_WORK, Parts, make_model, updates
 from gdexp.build.rows import count, seed_everything
 from gdexp.data.loading import Loader
 from gdexp.learner import OneRun
+from gdexp.optimizers import Muon
 from gdexp.stack import Stack
 from gdexp.stack.attributes import differing
 from gdexp.stack.optimizer import Pilots, fitting
+from gdexp.step import Step
 
 _FEWEST = 8  # runs that are quicker together than one after another,
 _FEWEST_TINY, _TINY_WORK = 4, 1e4  # and where a step is hardly more than its calls
@@ -57,8 +59,8 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     if isinstance(first.data.train, Loader):
         raise Apart("a Dataset or DataLoader")
     assert isinstance(first.learner, OneRun)
-    if first.learner.step.needs_closure:
-        raise Apart(f"{type(first.learner.step.optimizer).__name__} evaluates the loss by itself")
+    if reason := _obstacle_in(first.learner.step):
+        raise Apart(reason)
     if first.learner.validated_with_gradients:
         raise Apart("gradients in validation")
     sweep, trainer = first.config["sweep"], first.config["trainer"]
@@ -81,6 +83,18 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
         raise Few("one run")
     parts = min(-(-runs // most), runs // 2)  # a lone one may round differently
     return [runs // parts + (i < runs % parts) for i in range(parts)]
+
+
+def _obstacle_in(step: Step) -> str:
+    """Return why runs with such an optimizer train one by one; nothing if there is no reason."""
+    name = type(step.optimizer).__name__
+    if step.needs_closure:
+        return f"{name} evaluates the loss by itself"
+    if step.has_modes:
+        return f"{name} has train() and eval()"
+    if isinstance(step.optimizer, (Muon, getattr(torch.optim, "Muon", Muon))):
+        return f"{name} rounds to bfloat16, which enlarges rounding errors"
+    return ""
 
 
 def build_together(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from gdexp.build import fit, rows
 from gdexp.build.watching import check_objective, make_watch
@@ -77,7 +78,7 @@ def make_step(optimizer: Optimizer | None, trainer: Mapping[str, Any], device: t
         scaler=torch.amp.GradScaler(device.type) if scaled else None,
         record=trainer["record"],
     )
-    if step.needs_closure and scaled:
+    if scaled and step.needs_closure:
         raise Refusal("`trainer.autocast=float16` scales the loss, which this optimizer can't; use bfloat16")
     return step
 
@@ -93,6 +94,25 @@ def make_run(
     schedule = make_schedule(config["scheduler"], optimizer, length, watch)
     watched = any(trainer[k] is not None for k in ("monitor", "patience", "target"))
     return Run(config["seed"], schedule, watch if watched else None)
+
+
+def _rates_of_groups(target: str | None, arguments: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Return the rates that a schedule sets by itself, a list each, so that groups keep their share of the rate."""
+    base: Any = optimizer.defaults.get("lr")
+    rates: list[Any] = [group.get("lr") for group in optimizer.param_groups]
+    kind = None if target is None else targets.resolve("scheduler._target_", target)
+    if not (isinstance(kind, type) and issubclass(kind, (OneCycleLR, CyclicLR))) or set(rates) == {base}:
+        return {}
+    found: dict[str, list[float]] = {}
+    for key in ("max_lr", "base_lr"):
+        value = arguments.get(key)
+        if not isinstance(value, (int, float)):  # a list is the user's own
+            continue
+        if not base and value != base:
+            line = f"`optimizer.lr` must be above 0, got {base}: each group keeps its share of it"
+            raise Refusal(f"{line} under scheduler.{key}")
+        found[key] = [rate if value == base else value * (rate / base) for rate in rates]
+    return found
 
 
 def make_schedule(node: Mapping[str, Any], optimizer: Optimizer | None, length: int | None, watch: Watch) -> Any:
@@ -118,6 +138,7 @@ def make_schedule(node: Mapping[str, Any], optimizer: Optimizer | None, length: 
         raise Refusal(f"`scheduler.total_steps` is {arguments['total_steps']}, but the run has {length}")
     if arguments.get("mode", "") is None:
         arguments["mode"] = watch.mode
+    arguments |= _rates_of_groups(node["_target_"], arguments, optimizer)
     make = functools.partial(targets.build, "scheduler", arguments) if node["_target_"] is not None else None
     keys = ("interval", "warmup", "warmup_start_factor")
     try:

@@ -21,7 +21,7 @@ from gdexp.config import sources, targets
 from gdexp.config.refusal import Refusal
 
 _NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\b|^metrics\b")  # keys whose values are imported
-_OURS = ("gdexp.models.", "gdexp.objectives.", "gdexp.losses.", "gdexp.data.")
+_OURS = ("gdexp.models.", "gdexp.objectives.", "gdexp.losses.", "gdexp.optimizers.", "gdexp.data.")
 _TORCHS = ("torch.nn.", "torch.optim.", "torch.utils.data.")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LIBRARY = re.compile(r"/lib(64|32)?/python3(\.\d+)?t?/|/(site|dist)-packages/")  # of any Python
