@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 import gdexp
 from gdexp.config.direction import known
-from gdexp.metrics import CLASSIFICATION, REGRESSION
+from gdexp.metrics import KNOWN
 
 IRIS = ["data=iris", "data.standardize=inputs", "loss=cross_entropy", "model=mlp", "model.hidden=[8]"]
 OWN = [*IRIS, "optimizer=adam", "optimizer.lr=0.01", "trainer.epochs=8", "sweep.stack=never"]
@@ -95,12 +95,9 @@ def compared(capsys, *words):
 def test_every_metric_of_ours_is_known_on_every_split():
     for split in ("train", "val", "test"):
         for end in ("", "_ema", "_best"):
-            for name in (*CLASSIFICATION, "top_3", "r2"):
-                if name != "log_loss":
-                    assert known(f"{split}_{name}{end}") == "max"
-            for name in ("loss", "mae", "rmse", "log_loss"):
-                assert known(f"{split}_{name}{end}") == "min"
-    assert all(known(name) for name in (*CLASSIFICATION, *REGRESSION))
+            for name in ("loss", "top_3", *KNOWN):
+                expected = "min" if name in ("loss", "mae", "rmse", "log_loss") else "max"
+                assert known(f"{split}_{name}{end}") == expected
     assert not any(map(known, ("val_accuracy_gap", "f1_distance", "top_speed", "kl", "lr", "weight_norm")))
 
 
