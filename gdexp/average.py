@@ -1,7 +1,7 @@
 """An exponential moving average of the weights, by torch.optim.swa_utils."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -56,17 +56,28 @@ class Average:
         self._live = {k: t.detach() for k, t in weights.items()}
         self.weights = {k: t[places.to(t.device)] for k, t in self.weights.items()}
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> AbstractContextManager[None]:
         """Put the average into the model for a while."""
-        kept = {k: t.clone() for k, t in self._live.items()}
-        try:
-            self._set(self.weights)
-            yield
-        finally:
-            self._set(kept)
+        return in_place(self._live, self.weights)
 
-    @torch.no_grad()
-    def _set(self, weights: Mapping[str, Tensor]) -> None:
-        for k, t in self._live.items():
-            t.copy_(weights[k])
+
+@contextmanager
+def in_place(live: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other weights into a model for a while.
+
+    Args:
+        live: the model's tensors by name.
+        weights: of the same names and shapes.
+    """
+    kept = {k: t.detach().clone() for k, t in live.items()}
+    try:
+        _set(live, weights)
+        yield
+    finally:
+        _set(live, kept)
+
+
+@torch.no_grad()
+def _set(live: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for k, t in live.items():
+        t.copy_(weights[k])

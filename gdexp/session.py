@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gdexp import stop
+from gdexp.average import in_place
 from gdexp.build.encoding import Unkept
 from gdexp.build.state import State, can_be_kept
 from gdexp.checkpoint import Checkpoints
@@ -210,7 +211,7 @@ class Session:
 
 
 def tested(parts: "Parts") -> dict[int, dict[str, float]]:
-    """Measure the test rows, with the weights as they are and with their average, by run."""
+    """Measure the test rows, with the weights as they are, with their average and with the best, by run."""
     if parts.data.test is None:
         return {}
     runs = parts.learner.runs if len(parts.runs) > 1 else [0]  # type: ignore[attr-defined]
@@ -221,7 +222,29 @@ def tested(parts: "Parts") -> dict[int, dict[str, float]]:
         with parts.average.in_place():
             for own, averaged in zip(found, evaluate(*arguments, several), strict=True):
                 own |= {f"test_{k}_ema": v for k, v in averaged.items()}
+    if best := _best_weights(parts, runs):
+        with in_place(parts.learner.weights(), best):
+            for run, own, measured in zip(runs, found, evaluate(*arguments, several), strict=True):
+                if _has_best(parts, run):
+                    own |= {f"test_{k}_best": v for k, v in measured.items()}
     return dict(zip(runs, found, strict=True))
+
+
+def _has_best(parts: "Parts", run: int) -> bool:
+    watch = parts.runs[run].watch
+    return watch is not None and bool(watch.weights)
+
+
+def _best_weights(parts: "Parts", runs: Sequence[int]) -> "dict[str, Tensor]":
+    """Return weights of which those runs that have best ones have these; nothing if none has."""
+    if not any(_has_best(parts, run) for run in runs):
+        return {}
+    weights = {k: t.detach().clone() for k, t in parts.learner.weights().items()}
+    for place, run in enumerate(runs):
+        if (watch := parts.runs[run].watch) is not None and watch.weights:
+            for t, best in zip(weights.values(), watch.weights, strict=True):
+                (t[place] if len(parts.runs) > 1 else t).copy_(best)
+    return weights
 
 
 def make_loop(parts: "Parts", on_step: OnStep, max_steps: int | None = None) -> Loop:

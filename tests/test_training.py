@@ -59,6 +59,31 @@ def test_best_weights_give_the_best_value(stocked):
     assert min(values.values()) < values[60]
 
 
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_test_rows_are_measured_with_the_best_weights_too(stocked, ema):
+    words = ["data=wine", "data.standardize=inputs", "data.val_fraction=0.3", "data.test_fraction=0.3", "model=mlp"]
+    words += ["loss=cross_entropy", "optimizer=adam", "optimizer.lr=0.05", "trainer.epochs=40", "metrics=[f1]"]
+    monitor = "val_loss" if ema is None else "val_loss_ema"
+    words += [f"trainer.monitor={monitor}", f"trainer.ema={ema or 'null'}"]
+    from gdexp.data import bundled
+    from gdexp.data.split import split, standardize
+
+    fractions = {"val_fraction": 0.3, "test_fraction": 0.3, "split_seed": 0}
+    x, y = standardize(split(bundled.wine(), **fractions), "inputs").test
+    alone = only(gdexp.launch(words))
+    assert alone["test_loss_best"] != alone["test_loss"]
+    words += ["sweep.objective=test_f1_best"]
+    stacked = gdexp.launch([*words, "seed=0,1,2", "sweep.chunk=8"], multirun=True).to_dict("records")
+    for run in (alone, *stacked):
+        for weights, end in (("best", "_best"), ("final", "")):
+            output = gdexp.load(run["run_id"], weights=weights)(x.float())
+            loss = torch.nn.functional.cross_entropy(output, y).item()
+            assert run[f"test_loss{end}"] == pytest.approx(loss, rel=1e-5)
+            right = (output.argmax(1) == y).double().mean().item()
+            assert run[f"test_accuracy{end}"] == pytest.approx(right)
+        assert dict(history(stocked, run["run_id"], "test_f1_best")).keys() == {40}
+
+
 def test_monitor_of_which_more_is_better(stocked):
     run = only(gdexp.launch([*IRIS, "trainer.monitor=val_accuracy", "trainer.target=0.8", "trainer.epochs=500"]))
     values = [v for _, v in history(stocked, run["run_id"], "val_accuracy")]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from gdexp.build import fit, rows
-from gdexp.build.watching import check_objective, make_watch
+from gdexp.build.watching import check_objective, is_watched, make_watch
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
@@ -92,8 +92,7 @@ def make_run(
     check_objective(config, data, loss, metrics)
     length = rows.length(data, trainer, config["scheduler"]["interval"])
     schedule = make_schedule(config["scheduler"], optimizer, length, watch)
-    watched = any(trainer[k] is not None for k in ("monitor", "patience", "target"))
-    return Run(config["seed"], schedule, watch if watched else None)
+    return Run(config["seed"], schedule, watch if is_watched(trainer) else None)
 
 
 def _rates_of_groups(target: str | None, arguments: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def make_watch(config: Mapping[str, Any], data: TensorData, loss: Any, further: 
     return Watch(monitor, mode=mode, **{k: trainer[k] for k in ("patience", "min_delta", "target")})
 
 
+def is_watched(trainer: Mapping[str, Any]) -> bool:
+    """Say whether a run has best weights."""
+    return any(trainer[k] is not None for k in ("monitor", "patience", "target"))
+
+
 def check_objective(config: Mapping[str, Any], data: TensorData, loss: Any, further: Metrics) -> None:
     """Refuse to order the runs of a sweep by what they don't measure, likewise."""
     name, trainer = config["sweep"]["objective"], config["trainer"]
@@ -37,4 +42,7 @@ def check_objective(config: Mapping[str, Any], data: TensorData, loss: Any, furt
 def _measured(split: str, rows: Any, trainer: Mapping[str, Any], further: Metrics) -> list[str]:
     """Return the names of what is measured on a split."""
     names = [f"{split}_{name}" for name in ("loss", "accuracy", *further.names)] if rows is not None else []
-    return names + [f"{name}_ema" for name in names if trainer["ema"] is not None]
+    ends = ["_ema"] if trainer["ema"] is not None else []
+    if split == "test" and is_watched(trainer):
+        ends.append("_best")
+    return names + [f"{name}{end}" for end in ends for name in names]
