@@ -1,6 +1,6 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class OneRun:
         reading: of the outputs of a classifier, whose accuracy is measured beside the loss.
         autocast: the dtype of a mixed-precision forward pass; None: that of the weights.
         compiled: run the model through torch.compile.
+        spread: give the model the parts of its inputs one by one, by name or in order.
         validated_with_gradients: evaluate where gradients may be taken, as a loss made of derivatives needs.
     """
 
@@ -37,6 +38,7 @@ class OneRun:
         reading: Reading | None = None,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
+        spread: bool = False,
         validated_with_gradients: bool = False,
     ) -> None:
         self.model: Any = model  # Any: nn.Module declares no training_loss
@@ -47,7 +49,9 @@ class OneRun:
         step.parameters.sort(key=lambda p: order.get(id(p), len(order)))  # a norm's last bits depend on it
         self._learns = next(model.parameters(), None) is not None  # else it has buffers only
         forward: Any = model if loss is not None else self.model.training_loss
-        self._forward = torch.compile(forward) if compiled else forward
+        forward = torch.compile(forward) if compiled else forward
+        self._forward = spreading(forward) if spread and loss is not None else forward
+        self.spread = spread
         device = next(iter(model.state_dict().values()), torch.empty(0)).device
         self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
@@ -95,6 +99,10 @@ class OneRun:
                 return measures
         finally:
             self.model.train()
+
+    def measures_of(self, batch: Any) -> dict[str, Any]:
+        """Return what a training step measures, and whose gradients it takes, without taking it."""
+        return self._measured("train_loss", batch)[0]
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the live tensors of the state dict."""
@@ -154,6 +162,11 @@ class OneRun:
             return {name: returned}, None
         loss, numbers = returned
         return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}, None
+
+
+def spreading(forward: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return a forward pass that is given the parts of a nest one by one: those of a mapping by their names."""
+    return lambda inputs: forward(**inputs) if isinstance(inputs, Mapping) else forward(*inputs)
 
 
 def _detached(value: Any) -> Any:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.average import Average
-from gdexp.build import finite, fit, measuring, rows, target, updates, weighting
+from gdexp.build import finite, fit, inputs, lazy, look, measuring, rows, target, updates, weighting
 from gdexp.config import targets
+from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
 from gdexp.config.written import typed
 from gdexp.data import TensorData
@@ -87,23 +88,32 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
             config = config | {group: fit.sized(group, config[group], data, loss)}
     rows.seed_everything(config["seed"])
     model = make_model(config, loss, options)
+    spread = model is not None and inputs.spreads(model, config["model"]["inputs"], data, loss)
     if model is not None:
+        made_from = config
+
+        def rebuild() -> tuple[Any, Any]:
+            return make_model(made_from, loss, options), _loss(made_from["loss"])
+
+        tried = look.Tried(model, loss, config, options, spread, rebuild)
+        lazy.initialize(tried, data)
         finite.check_own(data, model, loss)
-        data = fit.fitted(data, model, loss, config)
+    work = sum(p.numel() for p in model.parameters()) if model is not None else 0
+    work *= trainer["batch_size"] or rows.count(data) or 1
+    device, dtype = _device(trainer["device"], work), getattr(torch, trainer["dtype"])
+    with_gradients = False
+    if model is not None:
+        data, with_gradients = look.try_out(tried, data, dtype if device.type == "cpu" else torch.get_default_dtype())
     reading = measuring.make_reading(loss, data)
     if loss is not None:
         weighting.balance(config["loss"], loss, data)
         loss = weighting.weighed(loss, data, f"`loss={options.get('loss')}`")
-    work = sum(p.numel() for p in model.parameters()) if model is not None else 0
-    work *= trainer["batch_size"] or rows.count(data) or 1
-    device, dtype = _device(trainer["device"], work), getattr(torch, trainer["dtype"])
     if model is not None:
         model.to(device, dtype)
     loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
     optimizer = None
     if config["optimizer"]["_target_"] is not None and model is not None:
         optimizer = updates.make_optimizer(config["optimizer"], dict(model.named_parameters()))
-    updates.check_sparse(optimizer, model, loss, data)
     data = fit.each(data, lambda batch: moved(batch, device, dtype))
     rows.pin(data, device)
     metrics = measuring.make_metrics(config["metrics"], loss, data, reading)
@@ -121,7 +131,8 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
             reading=reading,
             autocast=autocast,
             compiled=trainer["compile"],
-            validated_with_gradients=trainer["validate_with_gradients"] is True,
+            spread=spread,
+            validated_with_gradients=with_gradients,
         )
     else:
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "device": device, "dtype": dtype}
@@ -166,7 +177,7 @@ def make_model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str |
         if not own_learner:
             raise Refusal(f"`model={options.get('model')}` needs a learner of your own: learner=custom")
         return None
-    model = targets.build("model", config["model"])
+    model = targets.build("model", own("model", config["model"]))
     if not isinstance(model, nn.Module):
         raise Refusal(f"`model._target_` must make a torch.nn.Module, got {type(model).__name__}")
     if odd := [k for k, v in model.state_dict().items() if not isinstance(v, Tensor)]:

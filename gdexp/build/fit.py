@@ -1,20 +1,20 @@
 """Data, model and loss made to fit each other, or refused: sizes and shapes."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData, Weighted
 from gdexp.data.loading import Loader
-from gdexp.data.nest import moved
-from gdexp.losses import Target, meaning
+from gdexp.losses import Output, Target, meaning
+
+_LOOKED_AT = 1000  # numbers of a leaf among the rows that are looked at
+_NEAR = 0.05  # to 1 is the sum of probabilities, in bfloat16 too
 
 
 def _sizes(data: TensorData, loss: Any) -> dict[str, Any]:
@@ -46,25 +46,39 @@ def sized(group: str, node: dict[str, Any], data: TensorData, loss: Any) -> dict
     return node | {k: v for k, v in known.items() if k in takes and k not in given}
 
 
-def fitted(data: TensorData, model: nn.Module, loss: Any, config: Mapping[str, Any]) -> TensorData:
-    """Refuse a model whose output doesn't fit the target; else give the target the output's shape.
+def fitted(data: TensorData, output: Any, loss: Any, options: Mapping[str, str | None]) -> TensorData:
+    """Refuse an output that doesn't fit the target; else give the target the output's shape.
 
-    Model and loss are tried on two rows, in copies, drawing nothing.
+    Args:
+        data: its target settled.
+        output: of the model, for the rows that `sample` gives.
+        loss: of torch, or anything else, which takes what it gets.
+        options: the option chosen in each group, for messages.
     """
-    output = _tried(model, data, config) if loss is not None else None
-    if output is None:
+    kind, name = meaning(loss).target, f"`loss={options.get('loss')}`"
+    if kind is Target.ANY:
         return data
-    kind = meaning(loss).target
+    if not isinstance(output, Tensor):
+        raise Refusal(
+            f"{name} takes one tensor, but the model gives a {type(output).__name__}: "
+            "a loss of your own takes it as it is (loss=custom)"
+        )
+    target = sample(data)[1]
+    if output.dim() == 0 or len(output) != len(target):
+        raise Refusal(
+            f"the model's output has the shape {list(output.shape)}, but there are {len(target)} rows: "
+            "its first dimension must be the row"
+        )
     if kind in (Target.CLASSES, Target.SHARES_OR_CLASSES):
         if data.classes is not None and output.dim() > 1 and output.shape[1] != data.classes:
             raise Refusal(
                 f"the model has {output.shape[1]} outputs (model.out_features), but the data has {data.classes} classes"
             )
-        if data.classes is None and output.dim() == 2 and not sample(data)[1].is_floating_point():
+        if data.classes is None and output.dim() == 2 and not target.is_floating_point():
             data = data._replace(classes=output.shape[1])  # a Dataset that didn't say
-    elif kind is not Target.ANY:
+    else:
         data = _with_shape(data, output, meaning(loss).columns)
-    _try_loss(loss, output, sample(data)[1])
+    check_range(output, loss, options)
     return data
 
 
@@ -77,9 +91,18 @@ def each(data: TensorData, change: Callable[[Any], Any]) -> TensorData:
     return data._replace(**changed)
 
 
-def sample(data: TensorData) -> Any:
-    """Return two training rows."""
-    return data.train.sample() if isinstance(data.train, Loader) else tree_map(lambda t: t[:2], data.train)
+def sample(data: TensorData, most: int | None = None) -> Any:
+    """Return some training rows: of a stream the first batch.
+
+    Args:
+        data: in memory or behind a loader.
+        most: how many at most; None: two, or more where they are small.
+    """
+    if isinstance(data.train, Loader):
+        return data.train.sample(most or 2)
+    width = max((t[0].numel() for t in tree_leaves(data.train)), default=1)
+    most = most or min(max(_LOOKED_AT // max(width, 1), 2), 32)
+    return tree_map(lambda t: t[:most], data.train)
 
 
 def is_pair(batch: Any) -> bool:
@@ -117,29 +140,36 @@ def _with_shape(data: TensorData, output: Tensor, columns: int) -> TensorData:
     return data
 
 
-def _tried(model: nn.Module, data: TensorData, config: Mapping[str, Any]) -> Tensor | None:
-    """Return what a copy of the model makes of two rows; None if that can't be told."""
-    state = torch.get_rng_state()
-    inputs = moved(sample(data)[0], torch.device("cpu"), torch.get_default_dtype())
-    try:
-        with torch.no_grad():
-            output = copy.deepcopy(model).eval()(inputs)
-    except Exception as error:  # the user's own model fails in training, with its traceback and a record
-        if type(model).__module__.partition(".")[0] in ("gdexp", "torch"):
-            raise Refusal(f"`model={config['model']['_target_']}` can't take this data: {error}") from error
-        return None
-    finally:
-        torch.set_rng_state(state)
-    return output if isinstance(output, Tensor) and output.dim() > 0 else None
+def has_a_range(loss: Any) -> bool:
+    """Say whether a loss takes numbers of a range only, which a model's output may keep to by chance."""
+    kind = meaning(loss)
+    return kind.output is Output.PROBABILITIES or (kind.target is Target.COUNTS and kind.output is Output.NUMBERS)
 
 
-def _try_loss(loss: Any, output: Tensor, target: Tensor) -> None:
-    if type(loss).__module__.partition(".")[0] not in ("gdexp", "torch"):
-        return
-    target = moved(target, torch.device("cpu"), torch.get_default_dtype())
-    try:
-        value = loss(output, target)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise Refusal(f"`loss` can't take the model's output {list(output.shape)}: {error}") from error
-    if value.dim():
-        raise Refusal("`loss.reduction` must be mean or sum: none gives one loss a row")
+def check_range(output: Tensor, loss: Any, options: Mapping[str, str | None]) -> None:
+    """Refuse outputs that can't be what the loss takes them for: it would give any number at all.
+
+    Args:
+        output: of the model.
+        loss: of torch, or anything else.
+        options: the option chosen in each group, for messages.
+    """
+    kind, name, output = meaning(loss).output, f"`loss={options.get('loss')}`", output.detach().double()
+    if kind in (Output.LOG_PROBABILITIES, Output.LOG_SHARES) and output.dim() > 1:
+        sums = output.exp().sum(1)
+        if bool(((sums - 1).abs() > _NEAR).any()) and bool(output.isfinite().all()):
+            raise Refusal(
+                f"{name} needs log-probabilities, but those of a row of the model's output sum to "
+                f"{sums.flatten()[0].item():.3g}, not 1: end it with log_softmax (model.output_activation=log_softmax)"
+                + (", or take loss=cross_entropy" if kind is Output.LOG_PROBABILITIES else "")
+            )
+    if kind is Output.PROBABILITIES and bool(((output < 0) | (output > 1)).any()):
+        raise Refusal(
+            f"{name} needs probabilities, but the model's output leaves [0, 1]: end it with a sigmoid "
+            "(model.output_activation=sigmoid), or take loss=bce_with_logits"
+        )
+    if has_a_range(loss) and kind is Output.NUMBERS and bool((output < 0).any()):
+        raise Refusal(
+            f"{name} with loss.log_input=false needs rates, but the model gives negative numbers: "
+            "end it with a softplus (model.output_activation=softplus), or take loss.log_input=true"
+        )

@@ -1,7 +1,7 @@
 """The data of a run: loaded, identified, split."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,29 @@ def _batches(total: int, trainer: Mapping[str, Any]) -> int:
     if trainer["drop_last"] and size > total:
         raise Refusal(f"`trainer.drop_last`: {total} rows are less than one batch (trainer.batch_size={size})")
     return total // size if trainer["drop_last"] else -(-total // size)
+
+
+def last_batch(data: TensorData, trainer: Mapping[str, Any]) -> int | None:
+    """Return how many rows the last batch of an epoch has; None if that isn't known."""
+    total, given = count(data), data.train.given if isinstance(data.train, Loader) else None
+    size, whole = trainer["batch_size"] or total, trainer["drop_last"]
+    if given is not None:
+        size, whole = given.batch_size, given.drop_last
+        total = len(given.sampler) if isinstance(given.sampler, Sized) else None
+    if not total or not size:
+        return None
+    size = min(size, total)
+    return size if whole or total % size == 0 else total % size
+
+
+def lone_row(data: TensorData, trainer: Mapping[str, Any]) -> str:
+    """Return where the batch of one row comes from, and what leaves it out."""
+    if isinstance(data.train, Loader) and data.train.given is not None:
+        return "`data`: a batch of its DataLoader has one row (drop_last=True leaves a last one out)"
+    if trainer["batch_size"] in (1, None):
+        return "`trainer.batch_size`: its batches have one row (take a larger one)"
+    size = trainer["batch_size"]
+    return f"`trainer.batch_size={size}`: the last batch has one row (trainer.drop_last=true leaves it out)"
 
 
 def length(data: TensorData, trainer: Mapping[str, Any], interval: str) -> int | None:

@@ -63,6 +63,8 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
         raise Apart(reason)
     if first.learner.validated_with_gradients:
         raise Apart("gradients in validation")
+    if first.learner.spread:
+        raise Apart("inputs that the model takes one by one")
     sweep, trainer = first.config["sweep"], first.config["trainer"]
     parameters = sum(p.numel() for p in first.model.parameters())
     if not parameters:

@@ -1,6 +1,5 @@
 """How the weights are updated: the optimizer over groups of parameters, its step and its schedule."""
 
-import copy
 import functools
 import re
 from collections.abc import Mapping
@@ -11,13 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-from gdexp.build import fit, rows
+from gdexp.build import rows
 from gdexp.build.watching import check_objective, is_watched, make_watch
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
-from gdexp.data.nest import moved
 from gdexp.reading import Metrics
 from gdexp.schedule import Schedule
 from gdexp.step import Step
@@ -49,21 +47,50 @@ def _groups(patterns: dict[str, dict[str, Any]] | None, parameters: Mapping[str,
     return [{"params": list(rest.values())}, *groups] if rest else groups
 
 
-def check_sparse(optimizer: Optimizer | None, model: nn.Module | None, loss: Any, data: TensorData) -> None:
-    """Refuse SparseAdam where a gradient is dense, found by a backward pass in a copy."""
-    if not isinstance(optimizer, torch.optim.SparseAdam) or model is None:
-        return
-    trial, state = copy.deepcopy(model), torch.get_rng_state()
-    first = next(trial.parameters())
-    batch = moved(fit.sample(data), first.device, first.dtype)
-    value = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), *batch[1:])  # type: ignore[operator]
-    (value[0] if isinstance(value, tuple) else value).backward()
-    torch.set_rng_state(state)
-    if dense := [name for name, p in trial.named_parameters() if p.grad is not None and not p.grad.is_sparse]:
+def check_sparse(
+    config: Mapping[str, Any],
+    options: Mapping[str, str | None],
+    model: nn.Module,
+    gradients: Mapping[str, torch.Tensor],
+) -> None:
+    """Refuse gradients that the optimizer or a clip can't take, sparse or dense.
+
+    Args:
+        config: of the run.
+        options: the option chosen in each group, for messages.
+        model: a copy, which has the gradients and is given a step.
+        gradients: by the names of the parameters.
+    """
+    trainer, name = config["trainer"], f"`optimizer={options.get('optimizer')}`"
+    sparse = [parameter for parameter, g in gradients.items() if g.is_sparse]
+    dense = [parameter for parameter, g in gradients.items() if not g.is_sparse]
+    if needs_sparse(config) and dense:
         raise Refusal(
-            f"`optimizer=sparse_adam` needs sparse gradients, as of nn.Embedding(sparse=True): that of {dense[0]} is "
-            "dense; use adam"
+            f"{name} needs sparse gradients, as of nn.Embedding(sparse=True): that of {dense[0]} is dense; use adam"
         )
+    if not sparse or config["optimizer"]["_target_"] is None:
+        return
+    for key in ("clip_norm", "clip_value"):
+        if trainer[key] is not None:
+            raise Refusal(f"`trainer.{key}` must be null: the gradient of {sparse[0]} is sparse and can't be clipped")
+    if "grad_norm" in trainer["record"]:
+        raise Refusal(f"`trainer.record`: grad_norm isn't known of sparse gradients, as that of {sparse[0]}")
+    if not config["optimizer"]["_target_"].startswith("torch.optim."):
+        return
+    step = make_step(make_optimizer(config["optimizer"], dict(model.named_parameters())), trainer, torch.device("cpu"))
+    try:
+        if not step.needs_closure:
+            step()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise Refusal(
+            f"{name} can't take the sparse gradient of {sparse[0]}: {str(error).splitlines()[0]}; "
+            "sgd, adagrad and sparse_adam can"
+        ) from error
+
+
+def needs_sparse(config: Mapping[str, Any]) -> bool:
+    """Say whether the optimizer takes sparse gradients only."""
+    return str(config["optimizer"]["_target_"]).endswith(".SparseAdam")
 
 
 def make_step(optimizer: Optimizer | None, trainer: Mapping[str, Any], device: torch.device) -> Step:

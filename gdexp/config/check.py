@@ -58,6 +58,7 @@ RULES: dict[str, tuple[str, Any]] = {
     "data.folds": _or_null(_whole(2)),
     "data.fold": _or_null(_whole(0)),
     "data.standardize": _among("inputs", "both", "none"),
+    "model.inputs": _among("auto", "one", "spread"),
     "metrics": _list_of_names("f1, auroc"),
     "scheduler.interval": _among("epoch", "step"),
     "scheduler.warmup": _whole(0),
@@ -123,6 +124,7 @@ OWN: dict[str, dict[str, Any]] = {
         "fold": None,
         "standardize": "none",
     },
+    "model": {"inputs": "auto"},
     "optimizer": {"param_groups": None},
     "scheduler": {"interval": "epoch", "warmup": 0, "warmup_start_factor": 1 / 3},
 }

@@ -31,7 +31,7 @@ class Loader:
         self._loader = loader
         self._order: _Order | None = None
         self._changes: tuple[Callable[[Any], Any], ...] = ()
-        self._seen: list[Any] = []  # the batch that was looked at
+        self._seen: dict[int, Any] = {}  # the batches that were looked at, by their rows
         self._begun: list[Iterator[Any]] = []  # of a stream: all its batches, that one included
 
     @property
@@ -41,16 +41,17 @@ class Loader:
             return None
         return len(self.dataset)
 
-    def sample(self) -> Any:
-        """Return a batch of two rows, or of a stream the first batch.
+    def sample(self, most: int = 2) -> Any:
+        """Return a batch of so many rows, or of a stream the first batch.
 
         It is taken once, and leaves no trace: generators are given back as they were, a stream gives
         the batch again, and a shuffling DataLoader isn't asked for its order.
         """
-        if not self._seen:
+        key = 0 if self._streams() else most
+        if key not in self._seen:
             with put_back(*_generators(self.given)):
-                self._seen.append(self._first_of_stream() if self._streams() else self._first_rows())
-        batch = self._seen[0]
+                self._seen[key] = self._first_of_stream() if self._streams() else self._first_rows(most)
+        batch = self._seen[key]
         for change in self._changes:
             batch = change(batch)
         return batch
@@ -131,14 +132,14 @@ class Loader:
             return batch
         raise Refusal("`data` has no training rows")
 
-    def _first_rows(self) -> Any:
+    def _first_rows(self, most: int) -> Any:
         loader = self.given
         if loader is None:
-            return default_collate([self.dataset[i] for i in range(min(2, len(self.dataset)))])
+            return default_collate([self.dataset[i] for i in range(min(most, len(self.dataset)))])
         try:
             if loader.batch_sampler is None:  # a row of the dataset is a batch
                 return loader.collate_fn(self.dataset[0])
-            return loader.collate_fn([self.dataset[i] for i in range(min(2, loader.batch_size or 2))])
+            return loader.collate_fn([self.dataset[i] for i in range(min(most, len(self.dataset)))])
         except Exception:  # its rows aren't numbered from 0, or don't go together but by its sampler
             return next(iter(loader))
 

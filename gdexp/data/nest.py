@@ -48,7 +48,8 @@ def moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
         if isinstance(leaf, Tensor):
             return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype, non_blocking=pinned)
         if isinstance(leaf, PackedSequence):  # its batch sizes stay on the CPU
-            return leaf.to(device, dtype if leaf.data.is_floating_point() else leaf.data.dtype)
+            kind = dtype if leaf.data.is_floating_point() else leaf.data.dtype
+            return leaf.to(device, kind)  # type: ignore[arg-type]
         return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
 
     return tree_map(move, batch, is_leaf=lambda nest: isinstance(nest, PackedSequence))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gdexp.config import targets, text, trust
-from gdexp.config.check import RULES
+from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.reading import read
 
@@ -66,7 +66,7 @@ def _built(config: Mapping[str, Any]) -> Any:
     nodes, model = text.with_environment(nodes), None
     learner = nodes["learner"]
     if nodes["model"]["_target_"] is not None:
-        model = targets.build("model", nodes["model"])
+        model = targets.build("model", own("model", nodes["model"]))
     if learner["_target_"] is None:
         return model
     takes = targets.parameters(targets.resolve("learner._target_", learner["_target_"]))

@@ -1,0 +1,93 @@
+"""What a trial of model and loss may change, put back, so that nothing of it is seen in training."""
+
+import contextlib
+import functools
+import inspect
+import io
+import sys
+import warnings
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdexp.data.generators import put_back
+
+_CONTAINERS = (list, dict, set, deque, OrderedDict, Counter, defaultdict)
+_LARGEST = 10_000  # items of a container that is kept: beyond, it holds data rather than a state
+
+
+@contextmanager
+def untouched(*parts: Any) -> Iterator[None]:
+    """Let something be tried in copies of some parts, silently, and put back what it reaches beside them.
+
+    A copy shares what its functions reach: hooks that are closures over the model they were made for,
+    counters and caches of the user's module, attributes of a function. Generators are put back, too.
+
+    Args:
+        parts: modules and functions that are tried.
+    """
+    kept = [_kept(namespace) for part in parts for namespace in _namespaces(part)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them cost a few rows more than they bring
+    try:
+        with put_back(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for restore in kept:
+            restore()
+
+
+def _namespaces(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield the dicts that hold the state of a part; what is torch's or ours has none that a copy shares."""
+    while isinstance(part, functools.partial):
+        part = part.func
+    pieces = list(part.modules()) if isinstance(part, nn.Module) else [part]
+    homes = {_home(piece) for piece in pieces if not _is_known(_home(piece))}
+    if homes or any(map(_is_hooked, pieces)):
+        yield from (vars(piece) for piece in pieces if hasattr(piece, "__dict__"))
+    yield from (vars(sys.modules[home]) for home in homes if home in sys.modules)
+
+
+def _home(piece: Any) -> str:
+    """Return the name of the module that defines a function, or the class of an object."""
+    return getattr(piece if inspect.isroutine(piece) else type(piece), "__module__", None) or "builtins"
+
+
+def _is_known(home: str) -> bool:
+    return home.partition(".")[0] in ("torch", "gdexp", "builtins")
+
+
+def _is_hooked(module: Any) -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return isinstance(module, nn.Module) and any(getattr(module, name) for name in names)
+
+
+def _kept(namespace: dict[str, Any]) -> Callable[[], None]:
+    """Return what puts the names of a namespace back, and the items of its containers."""
+    values = dict(namespace)
+    items = [(v, v.copy()) for v in values.values() if type(v) in _CONTAINERS and len(v) <= _LARGEST]
+
+    def restore() -> None:
+        for container, before in items:
+            if not _same(container, before):
+                container.clear()
+                container.extend(before) if hasattr(container, "extend") else container.update(before)
+        for name in namespace.keys() - values.keys():
+            del namespace[name]
+        namespace.update({k: v for k, v in values.items() if namespace.get(k) is not v or k not in namespace})
+
+    return restore
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Say whether a container holds the very same objects."""
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        return all(a is b and now[a] is before[b] for a, b in zip(now, before, strict=True))
+    return all(a is b for a, b in zip(now, before, strict=True))
