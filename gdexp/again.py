@@ -34,6 +34,8 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
     """
     if not words or not re.fullmatch(r"[0-9a-f]{32}", words[0]):
         raise Refusal(f"usage: {usage}")
+    if flags := [word for word in words if word.startswith("-")]:
+        raise Refusal(f"`{flags[0]}` is no option; usage: {usage}")
     overrides = compose.parse(words[1:])
     here = [o.input_line or "" for o in overrides if o.get_key_element().startswith("tracking")]
     today = compose.compose(here)[0]

@@ -33,7 +33,7 @@ _LARGEST_STACK = 4096  # runs, as many as are ever put together
 
 def main() -> None:
     """The command line."""
-    as_command(rerun)
+    as_command(lambda words: rerun(words) if not {"-h", "--help"} & {*words} else print(f"usage: {_USAGE}"))
 
 
 def rerun(words: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ _USAGE = "python -m gdexp.resume RUN_ID [trainer.epochs=200] [tracking.uri=…]"
 
 def main() -> None:
     """The command line."""
-    as_command(resume)
+    as_command(lambda words: resume(words) if not {"-h", "--help"} & {*words} else print(f"usage: {_USAGE}"))
 
 
 def resume(words: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ import random
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
+from gdexp.failure import line_of, show, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,12 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     interruptions = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
     with _ONE_AT_A_TIME, _host_as_it_was(), stop.handled(interruptions):
         targets.forget_changed()
-        found = train(compose(list(overrides), multirun), overrides)
+        try:
+            found = train(compose(list(overrides), multirun), overrides)
+        except Exception as error:
+            if isinstance(error, Refusal) or (line := line_of(error)) is None:
+                raise
+            raise Refusal(line) from error
     from gdexp.tracking.frame import frame, row
 
     for result in found:
@@ -99,17 +104,9 @@ def as_command(do: "Callable[[list[str]], Sequence[Exception] | None]") -> None:
         do: takes the words, returns the errors that it has shown.
     """
     gc.disable()  # a collection while importing torch finds nothing to free and takes half a second
-    sys.path.append(str(Path.cwd()))
-    try:
-        with stop.handled():
-            failures = do(sys.argv[1:])
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        print(" ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        sys.exit(128 + number)
-    except Refusal as error:
-        print(f"gdexp: {error}", file=sys.stderr)
-        sys.exit(1)
+    with told(), stop.handled():
+        sys.path.append(str(Path.cwd()))
+        failures = do(sys.argv[1:])
     sys.exit(1 if failures else 0)
 
 
@@ -127,6 +124,8 @@ def _run(argv: list[str]) -> list[Exception]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we print one line
     words, unknown = get_args_parser().parse_known_args(argv)
     flags = {name for name, value in vars(words).items() if value and name != "overrides"}
+    if len(alone := sorted(flags & {"run", "multirun", "cfg", "info", "shell_completion"})) > 1:
+        raise Refusal(f"`--{alone[0]}` and `--{alone[1]}` can't go together; a sweep is shown by sweep.plan=true")
     failures = _Failures()
     try:
         foreign = bool(flags - {"multirun"} or unknown)
@@ -150,7 +149,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from gdexp.config import compose, grid, sources
+    from gdexp.config import compose, folders, grid, sources
 
     sweeps: dict[str, str] = {}
 
@@ -181,7 +180,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
     sources.register_sweeper()
     plain = {o.input_line: grid.as_typed(o) for o in compose.parse(typed)}
     sys.argv = [plain.get(word, word) for word in sys.argv]
-    hydra.main(version_base="1.3", config_path=str(sources.conf_dir()), config_name="config")(task)()
+    hydra.main(version_base="1.3", config_path=str(folders.conf_dir()), config_name="config")(task)()
 
 
 def prepare_process() -> None:
@@ -202,10 +201,7 @@ class _Failures(list[Exception]):
 
     def append(self, error: Exception) -> None:
         super().append(error)
-        if isinstance(error, Refusal):
-            print(f"gdexp: {error}", file=sys.stderr)
-        else:
-            traceback.print_exception(error)
+        show(error)
 
     def take(self, found: "Iterable[Result]", shown: bool) -> None:
         """Take the errors of runs; those of a sweep are shown already."""

@@ -4,13 +4,13 @@ import argparse
 import os
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
+from gdexp.failure import told
 from gdexp.terminal import say
 from gdexp.tracking import endings, kept, places, store
 from gdexp.tracking.places import serialised
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     merge_words.add_argument("target", help="made if it isn't there")
     commands.add_parser("prepare", help="make the empty store that new ones are copied from, if there is none yet")
     words = parser.parse_args(argv)
-    try:
+    with told():
         if words.command == "prepare":
             lines = [f"an empty store is kept at {kept}" if (kept := store.template()) else "nothing can be kept here"]
         elif words.command == "check":
@@ -44,12 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             lines = merge(_file(words.source), _file(words.target))
         say("\n".join(lines))
-    except Refusal as error:
-        print(f"gdexp: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def check(db: Path) -> list[str]:

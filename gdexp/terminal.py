@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gdexp.config import direction
 from gdexp.config.printable import printable
-from gdexp.config.refusal import Refusal
+from gdexp.failure import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -234,11 +234,11 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
     """Print the errors of the jobs that failed: each traceback of the user's own code once, and a line for each job."""
     seen = set()
     for _, error in failed:
-        if not isinstance(error, Refusal) and (key := (type(error), str(error))) not in seen:
+        if line_of(error) is None and (key := (type(error), str(error))) not in seen:
             seen.add(key)
             traceback.print_exception(error)
     for job, error in failed:
-        line = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}".splitlines()[0]
+        line = line_of(error) or f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"gdexp: {printable(f'{job.label} failed: {line}')}", file=sys.stderr)
 
 

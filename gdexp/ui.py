@@ -16,6 +16,7 @@ from typing import IO
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal
+from gdexp.failure import told
 from gdexp.tracking import view
 from gdexp.tracking.places import artifact_root
 from gdexp.tracking.store import database, store_uri
@@ -50,13 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number in stop.SIGNALS:  # the server ends with it
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    try:
-        serve(words.what, words.port, not words.no_open)
-    except Refusal as error:
-        print(f"gdexp: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:  # which is how it ends
-        print()
+    with told():
+        try:
+            serve(words.what, words.port, not words.no_open)
+        except KeyboardInterrupt:  # which is how it ends
+            print()
 
 
 def serve(words: Sequence[str], port: int, opens: bool) -> None:

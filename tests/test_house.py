@@ -14,6 +14,7 @@ FLOORS = {
     "losses": 0,
     "objectives": 1,
     "metrics": 1,
+    "failure": 1,
     "measures": 1,
     "reading": 2,
     "step": 2,

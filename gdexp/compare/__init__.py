@@ -2,12 +2,12 @@
 
 import argparse
 import gc
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdexp.config.refusal import Refusal
+from gdexp.failure import told
 from gdexp.terminal import say
 
 if TYPE_CHECKING:
@@ -33,17 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--log", action="store_true", help="put report and pictures on the sweep's summary run")
     words = parser.parse_args(argv)
     gc.disable()  # a collection among many runs finds nothing to free and takes a tenth of the time
-    try:
+    with told():
         _compare(words)
-    except Refusal as error:
-        print(f"gdexp: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"gdexp: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _compare(words: argparse.Namespace) -> None:

@@ -39,6 +39,7 @@ def _list_of_names(example: str) -> tuple[str, Any]:
 
 
 _TEXT = ("text", lambda v: isinstance(v, str) and v != "")
+_NAME = ("text of at most 250 characters", lambda v: isinstance(v, str) and 0 < len(v) <= 250)  # MLflow's column
 _BOOLEAN = ("true or false", lambda v: isinstance(v, bool))
 _SHARE = _number("in [0, 1) or a number of rows", lambda v: 0 <= v < 1 or (v >= 1 and v == int(v)))
 
@@ -98,7 +99,7 @@ RULES: dict[str, tuple[str, Any]] = {
     "trainer.checkpoint_minutes": _or_null(_number("above 0", lambda v: v > 0)),
     "trainer.on_epoch": _list_of_names("my_hooks.sample"),
     "tracking.uri": _or_null(_TEXT),
-    "tracking.experiment": _or_null(_TEXT),
+    "tracking.experiment": _or_null(_NAME),
     "tracking.writer": _among("auto", "client", "none"),
     "sweep.samples": _or_null(_whole(1)),
     "sweep.seed": _whole(0, 2**32),

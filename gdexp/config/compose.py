@@ -18,7 +18,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from gdexp.config import grid, sources
+from gdexp.config import folders, grid, sources
 from gdexp.config.check import check_own
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.config.written import is_secret
@@ -139,7 +139,7 @@ def _hydra() -> Iterator[None]:
         host, base = state.hydra, version.getbase()
         state.clear()
         try:
-            with initialize_config_dir(str(sources.conf_dir()), version_base="1.3"):
+            with initialize_config_dir(str(folders.conf_dir()), version_base="1.3"):
                 yield
         finally:
             GlobalHydra.instance().hydra = host
@@ -164,7 +164,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
         group = override.get_key_element()
         if override.is_delete() and "." in group and not group.startswith("~hydra."):
             raise Refusal(f"`{override.input_line}`: a key can't be taken away; give it a value")
-        if group in sources.groups() and group != sources.STUDIES and override.value() is None:
+        if group in sources.groups() and group != folders.STUDIES and override.value() is None:
             raise Refusal(f"`{override.input_line}`: choose from {', '.join(sources.options(group))}")
     return parsed
 

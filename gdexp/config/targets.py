@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any
 
-from gdexp.config import sources
+from gdexp.config import folders
 from gdexp.config.refusal import Refusal, nearest
 
 # filled in for a constructor that has them, where the config leaves them out or null
@@ -32,18 +32,18 @@ _imported: dict[str, tuple[Path, bytes]] = {}  # file and text of the local modu
 @contextmanager
 def local_modules() -> Iterator[None]:
     """Make modules of the current directory and of experiments/ importable, last in line."""
-    folders = [str(Path.cwd()), str(Path.cwd() / sources.STUDIES), str(sources.studies_dir())]
+    places = [str(Path.cwd()), str(Path.cwd() / folders.STUDIES), str(folders.studies_dir())]
     before = set(sys.modules)
-    sys.path.extend(folders)
+    sys.path.extend(places)
     try:
         yield
     finally:
         for name in set(sys.modules) - before:
             module = sys.modules[name]
             place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-            if any(str(place).startswith(f"{folder}{os.sep}") for folder in folders):
+            if any(str(place).startswith(f"{folder}{os.sep}") for folder in places):
                 _imported[name] = Path(place), _text(Path(place))
-        for folder in reversed(folders):  # remove ours, the last of its name, and leave the host's
+        for folder in reversed(places):  # remove ours, the last of its name, and leave the host's
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
 
 
@@ -53,7 +53,7 @@ def forget_changed() -> None:
     They go together: a module may hold what it took from another. What the host imported itself stays.
     """
     changed = any(_text(file) != text for file, text in _imported.values())
-    here = Path.cwd(), sources.studies_dir()
+    here = Path.cwd(), folders.studies_dir()
     moved = any(not any(file.is_relative_to(folder) for folder in here) for file, _ in _imported.values())
     if changed or moved:
         for name in _imported:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import gdexp
-from gdexp.config import sources, targets
+from gdexp.config import folders, targets
 from gdexp.config.refusal import Refusal
 
 _NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\b|^metrics\b")  # keys whose values are imported
@@ -72,11 +72,11 @@ def is_own(name: str, file: Path) -> bool:
         file: where it comes from.
     """
     parts = file.stem if name == "__main__" else name.replace(".", "/")
-    folders = [Path.cwd(), Path.cwd() / sources.STUDIES, sources.studies_dir()]
-    if not any(file in (folder / f"{parts}.py", folder / parts / "__init__.py") for folder in folders):
+    places = [Path.cwd(), Path.cwd() / folders.STUDIES, folders.studies_dir()]
+    if not any(file in (folder / f"{parts}.py", folder / parts / "__init__.py") for folder in places):
         return False
     place = file.resolve()
-    if place.parent == sources.studies_dir().resolve():  # which may be installed
+    if place.parent == folders.studies_dir().resolve():  # which may be installed
         return True
     return not (is_installed(place) or _is_pythons(place) or _is_hidden(place) or _is_artifact(place))
 

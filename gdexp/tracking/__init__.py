@@ -27,6 +27,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow when
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # whoever sends here tries again, and knows how long
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line for each run
 
+_LONGEST_NAME = 250  # of an experiment: MLflow's column
+
 
 class Description(NamedTuple):
     """A run as it begins.
@@ -170,7 +172,10 @@ def finished_jobs(
 
 
 def _experiment(config: Mapping[str, Any], study: str | None) -> str:
-    return config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
+    name = config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
+    if len(name) > _LONGEST_NAME:
+        raise Refusal(f"MLFLOW_EXPERIMENT_NAME must be at most {_LONGEST_NAME} characters long, got {len(name)}")
+    return name
 
 
 def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:

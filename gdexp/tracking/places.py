@@ -21,6 +21,7 @@ from gdexp.config.trust import artifact_folders
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 IS_RUN_ID = "length(run_uuid) = 32 AND run_uuid NOT GLOB '*[^0-9a-f]*'"  # the same in SQL
+_LONGEST = 150  # bytes of a folder's name
 _BESIDE = ("mlruns", "mlartifacts", "artifacts")  # MLflow's default, that of its server, and a spool's
 
 
@@ -40,6 +41,9 @@ def artifact_root(db: Path) -> Path:
 def artifact_location(db: Path, experiment: str) -> str:
     """Return where the artifacts of a new experiment go."""
     folder = re.sub(r"[^\w-]", "_", experiment)
+    if len(folder.encode()) > _LONGEST:
+        digest = hashlib.sha256(experiment.encode()).hexdigest()[:16]
+        folder = f"{folder.encode()[:_LONGEST].decode(errors='ignore')}-{digest}"
     return f"{artifact_root(db).as_uri()}/{folder}"
 
 

@@ -12,7 +12,6 @@ from gdexp.config.refusal import Refusal
 from gdexp.tracking import places
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import database, opened, store_uri
-from gdexp.tracking.weights import load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +123,8 @@ def _by_client(run_id: str, uri: str, weights: str) -> Recorded:
 
 def _artifacts(folder: Path, weights: str) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"]]:
     """Return the texts and some of the weights in a folder of artifacts."""
+    from gdexp.tracking.weights import load_weights
+
     paths = [folder / name for name in _FILES if os.path.lexists(folder / name) and name != "code"]
     paths += [path for path in places.files(folder / "code") if path.suffix == ".py"]
     if sum(path.lstat().st_size for path in paths) > _LARGEST_ALL:
