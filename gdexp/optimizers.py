@@ -13,7 +13,7 @@ _SHARED = ("lr", "weight_decay", "eps")  # hyperparameters that both have by the
 
 
 class Muon(Optimizer):
-    """torch.optim.Muon for matrices, torch.optim.AdamW for all other parameters, each unmodified.
+    """torch.optim.Muon for real matrices, torch.optim.AdamW for all other parameters, each unmodified.
 
     Muon orthogonalises the momentum of a matrix; it isn't meant for biases, norms and filters,
     nor for embeddings and the last layer, which are matrices: give these `use_muon=False` in a
@@ -54,6 +54,8 @@ class Muon(Optimizer):
         adamw_weight_decay: float = 0.01,
         use_muon: bool = True,
     ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"`optimizer=muon` needs torch 2.9 or newer, this is {torch.__version__}")
         of_muon = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -107,8 +109,10 @@ def _split(group: Mapping[str, Any], use_muon: bool) -> list[tuple[bool, list[Te
     given = group["params"]
     parameters: Sequence[Tensor] = [given] if isinstance(given, Tensor) else list(given)
     matrices = group.get("use_muon", use_muon)
-    parts = [(is_muon, [p for p in parameters if (matrices and p.ndim == 2) == is_muon]) for is_muon in (True, False)]
-    return [(is_muon, some) for is_muon, some in parts if some]
+    for_muon = [p for p in parameters if matrices and p.ndim == 2 and not p.is_complex()]
+    taken = set(map(id, for_muon))
+    rest = [p for p in parameters if id(p) not in taken]
+    return [(is_muon, some) for is_muon, some in ((True, for_muon), (False, rest)) if some]
 
 
 def _own(group: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The learning rate over a run: torch's own schedulers, moved on once an epoch or once a step."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,6 +76,7 @@ class Schedule:
             self._ramp.step()  # type: ignore[union-attr]
         elif self._watches:
             if validated or not self._monitor.startswith("val_"):
-                self._main.step(metrics[self._monitor])
+                value = metrics[self._monitor]
+                self._main.step(value if math.isfinite(value) else math.nan)  # which is no improvement
         elif not self._by_step:
             self._main.step()

@@ -60,7 +60,8 @@ class Step:
         trains, and moves them to their average for all else (Defazio et al. 2024).
         """
         if self.has_modes and mode != self.mode:
-            getattr(self.optimizer, mode, lambda: None)()
+            if callable(own := getattr(self.optimizer, mode, None)):
+                own()
             self.mode = mode
 
     def __call__(self, closure: Callable[[], Tensor] | None = None, loss: Tensor | None = None) -> dict[str, Tensor]:
@@ -133,10 +134,10 @@ def _takes_closure(optimizer: Optimizer, wanted: bool) -> bool:
     parameter = inspect.signature(optimizer.step).parameters.get("closure")
     if parameter is None or parameter.default is inspect.Parameter.empty:
         return parameter is not None
-    kind = type(optimizer)
-    if not wanted or kind.__module__.startswith(("torch.optim.", "gdexp.")):
+    step = inspect.unwrap(type(optimizer).step)
+    if not wanted or step.__module__.startswith(("torch.optim.", "gdexp.")):
         return False
-    code = getattr(inspect.unwrap(kind.step), "__code__", None)
+    code = getattr(step, "__code__", None)
     loads = dis.get_instructions(code) if code is not None else ()
     named = [i.argval for i in loads if i.opname.startswith("LOAD")]
     return code is None or any("closure" in (name if isinstance(name, tuple) else (name,)) for name in named)

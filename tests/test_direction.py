@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def gappy(output, target):
     """Rises with each call; NaN in the calls of `gaps`."""
     global calls
     calls += 1
-    return torch.tensor(float("nan") if calls in gaps else float(calls))
+    return torch.tensor(gap if calls in gaps else float(calls))
 
-gaps = ()
+gaps, gap = (), float("nan")
 
 class Own(nn.Module):
     def __init__(self, in_features):
@@ -204,13 +205,18 @@ def rows():
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_nan_is_no_best_and_the_record_shows_it(parts, mode):
+def test_nan_is_no_best_and_the_record_shows_it(parts, capsys, mode):
     parts.gaps = (1, 4, 8)
     found, run_id = best_epoch(metric("gappy"), "trainer.monitor=val_gappy", f"trainer.monitor_mode={mode}")
     assert found == (2 if mode == "min" else 7)
     assert set(history(run_id, "val_gappy")) == {2, 3, 5, 6, 7}
     assert json.loads(tags(run_id)["gdexp.nan"]) == {"val_gappy": {"first_epoch": 1, "at_end": True}}
     assert math.isnan(gdexp.runs().val_gappy[0])
+    from gdexp.compare import main
+
+    capsys.readouterr()
+    main([run_id])
+    assert re.search(r"val_gappy +NaN", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -220,6 +226,14 @@ def test_nan_does_not_count_as_an_improvement(parts, mode):
     [run] = gdexp.launch([*OWN, *words]).to_dict("records")
     last = {"min": 4, "max": 5}[mode]  # 1 is the best, or 2
     assert run["outcome"] == "stopped" and max(history(run["run_id"], "train_loss")) == last
+
+
+def test_infinity_is_no_improvement_for_a_plateau(parts):
+    parts.gaps, parts.gap = (3,), math.inf
+    words = ["scheduler=reduce_on_plateau", "scheduler.patience=0", "trainer.monitor_mode=max"]
+    [run] = gdexp.launch([*OWN, metric("gappy"), "trainer.monitor=val_gappy", *words]).to_dict("records")
+    rates = list(history(run["run_id"], "lr").values())
+    assert rates == pytest.approx([0.01] * 3 + [0.001] * 5)  # it goes on rising after the gap
 
 
 def test_metric_that_is_never_a_number_has_no_best_epoch(parts):

@@ -77,6 +77,9 @@ class Unused(Optimizer):
             for p in g["params"]:
                 p.sub_(g["lr"] * p.grad)
 
+class Named(torch.optim.SGD):
+    """torch's own step by another name."""
+
 class ScheduleFree(Optimizer):
     """SGD with the weights at y while it trains, at x when they are used (Defazio et al. 2024)."""
     def __init__(self, params, lr=0.5, beta=0.9):
@@ -278,6 +281,12 @@ def test_optimizer_of_ones_own_resumes_to_the_last_bit(parts, gdexp_run, name):
     [whole] = gdexp.launch(words).to_dict("records")
     mine, its = saved(run["run_id"]), saved(whole["run_id"])
     assert all(torch.equal(mine[k], its[k]) for k in its)
+
+
+def test_step_of_torchs_own_gets_no_closure_and_stacks(parts, capsys):
+    words = [*WORDS, "optimizer._target_=parts_of_optimizers.Named", "sweep.chunk=8", "model.dropout=0"]
+    gdexp.launch([*words, "+optimizer.lr=0.1,0.2"], multirun=True)
+    assert "as one program" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def side_by_side(rows: Sequence[Row], params: Sequence[str]) -> list[tuple[str, 
     lines = [("name", [r.name for r in rows]), ("outcome", [r.outcome or r.status for r in rows])]
     lines += [(key, [r.params.get(key, "") for r in rows]) for key in params]
     metrics = dict.fromkeys(key for r in rows for key in r.metrics)
-    lines += [(key, [_number(r.metrics.get(key, math.nan)) for r in rows]) for key in metrics]
+    lines += [(key, [_metric(r, key) for r in rows]) for key in metrics]
     return [*lines, ("seconds", [_number(_seconds(r)) for r in rows])]
 
 
@@ -148,6 +148,10 @@ def _param(text: str) -> str:
     """Return a param, a number of many digits cut to six."""
     value = number(text)
     return text if value is None or len(text) < 9 else f"{value:.6g}"
+
+
+def _metric(row: Row, key: str) -> str:
+    return (_number(row.metrics[key]) or "NaN") if key in row.metrics else ""
 
 
 def _number(value: float, digits: int = 4) -> str:
