@@ -39,6 +39,9 @@ def differing(models: Sequence[nn.Module]) -> str:
             return f"{name} has a hook"
         if vars(p):
             return f"{name} has an attribute {next(iter(vars(p)))!r}"
+    for name, p in models[-1].named_parameters():
+        if isinstance(p, nn.UninitializedParameter):
+            return f"{name} gets its shape from a first batch"
     wanted = Image(first)
     for other in models[1:]:
         if name := wanted.differs_from(Image(other)):
