@@ -24,7 +24,9 @@ class Average:
         self._live = {k: t.detach() for k, t in weights.items()}
         self.weights = {k: t.clone() for k, t in self._live.items()}
         self._averaged = [
-            k for k, t in weights.items() if (isinstance(t, nn.Parameter) if named else t.is_floating_point())
+            k
+            for k, t in weights.items()
+            if (isinstance(t, nn.Parameter) if named else t.is_floating_point() or t.is_complex())
         ]
         self._copied = [k for k in weights if k not in self._averaged]
         self._update, self._steps = get_ema_multi_avg_fn(decay), 0

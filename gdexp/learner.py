@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from gdexp.data.nest import size
+from gdexp.data.nest import copied, same, size
 from gdexp.losses import Loss
 from gdexp.measures import over, parts_of
 from gdexp.reading import Reading
@@ -55,6 +55,7 @@ class OneRun:
         device = next(iter(model.state_dict().values()), torch.empty(0)).device
         self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
+        self._writes: bool | None = None  # whether an evaluation changes its batch; None: not known yet
         model.train()
 
     def train_step(self, *batches: Any) -> Mapping[str, Tensor]:
@@ -65,12 +66,13 @@ class OneRun:
             from before the update.
         """
         self.step.switch("train")
-        measures = self._gradients(batches)
         if not self.step.needs_closure:
+            measures = self._gradients(batches)
             return {**measures, **self.step()}
+        measures = self._on_a_copy(batches)
 
         def closure() -> Tensor:  # an optimizer such as LBFGS evaluates the loss as often as it likes
-            return self._gradients(batches)["train_loss"]
+            return self._on_a_copy(batches)["train_loss"]
 
         return {**measures, **self.step(closure, measures["train_loss"])}
 
@@ -140,6 +142,15 @@ class OneRun:
                 share = value if name == over("train_loss") else torch.as_tensor(value).detach() / parts
                 means[name] = means.get(name, 0.0) + share
         return means
+
+    def _on_a_copy(self, batches: tuple[Any, ...]) -> Mapping[str, Tensor]:
+        """Do the same with a batch that is needed again: on a copy, unless it is known to stay as it is."""
+        if self._writes is False:
+            return self._gradients(batches)
+        given = copied(batches)
+        measures = self._gradients(given)
+        self._writes = self._writes or not same(given, batches)
+        return measures
 
     def _measured(self, name: str, batch: Any) -> tuple[dict[str, Tensor], Any]:
         """Return {name: loss, …} of a batch, and the model's output, where the loss is apart."""

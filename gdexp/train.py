@@ -158,6 +158,7 @@ class Loop:
         self._metrics, self._record, self._on_step = metrics, record, on_step
         self._validate_every = validate_every
         self._batches = Batches(data.train, batch_size, whole=drop_last)
+        self._validation = None if data.val is None else _evaluated(data.val, batch_size)
         self._weights = _Weights(learner, len(runs) > 1)
         self._at: list[int | None] = list(range(len(runs)))  # the run at each place, None where it has ended
         self._limits = [math.inf] * len(runs)
@@ -292,7 +293,7 @@ class Loop:
     def _validated(self) -> list[dict[str, float]]:
         """Measure the validation rows, with the weights and with their average."""
         several = len(self._at) if len(self._runs) > 1 else None
-        arguments = self._learner, self._data.val, self._batch_size, self._metrics, several
+        arguments = self._learner, self._validation, self._batch_size, self._metrics, several
         found = [{f"val_{k}": v for k, v in own.items()} for own in evaluate(*arguments)]
         if self._average is not None:
             with self._average.in_place():
@@ -336,19 +337,23 @@ def evaluate(
 
     Args:
         learner: of one run or of several.
-        split: the rows.
+        split: the rows, or the batches of them.
         batch_size: that of training; None: all.
         metrics: of the whole split.
         runs: how many, where there are several.
     """
     outputs: list[tuple[Any, Any]] = []
     keep = (outputs,) if metrics is not None and metrics.names else ()
-    batches = Batches(split, _EVALUATION_BATCHES * batch_size if batch_size else None)
+    batches = split if isinstance(split, Batches) else _evaluated(split, batch_size)
     found = means([(n, learner.evaluate(batch, *keep)) for n, batch in batches(None)], runs or 1)
     if metrics is not None and keep:
         for place, own in enumerate(found):
             own |= metrics([(_of_place(output, place), target) for output, target in outputs] if runs else outputs)
     return found
+
+
+def _evaluated(split: Any, batch_size: int | None) -> Batches:
+    return Batches(split, _EVALUATION_BATCHES * batch_size if batch_size else None)
 
 
 def _of_place(outputs: Any, place: int) -> Any:

@@ -21,6 +21,7 @@ from gdexp.data import TensorData
 from gdexp.data.identity import Identity
 from gdexp.data.nest import moved
 from gdexp.data.split import standardize
+from gdexp.dtypes import move
 from gdexp.learner import OneRun
 from gdexp.losses import MODULES
 from gdexp.objectives import Objective
@@ -109,8 +110,9 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
         weighting.balance(config["loss"], loss, data)
         loss = weighting.weighed(loss, data, f"`loss={options.get('loss')}`")
     if model is not None:
-        model.to(device, dtype)
-    loss = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
+        move(model, device, dtype)
+    if isinstance(loss, nn.Module):
+        move(loss, device, dtype)
     optimizer = None
     if config["optimizer"]["_target_"] is not None and model is not None:
         optimizer = updates.make_optimizer(config["optimizer"], dict(model.named_parameters()))
@@ -206,7 +208,7 @@ def _own_learner(config: Mapping[str, Any], parts: Mapping[str, Any]) -> Learner
         if not callable(getattr(learner, method, None)):
             raise Refusal(f"`learner._target_` must have {method}(…), {type(learner).__name__} has none")
     if isinstance(learner, nn.Module):
-        learner.to(parts["device"], parts["dtype"])
+        move(learner, parts["device"], parts["dtype"])
     return learner
 
 

@@ -102,7 +102,7 @@ def sample(data: TensorData, most: int | None = None) -> Any:
         return data.train.sample(most or 2)
     width = max((t[0].numel() for t in tree_leaves(data.train)), default=1)
     most = most or min(max(_LOOKED_AT // max(width, 1), 2), 32)
-    return tree_map(lambda t: t[:most], data.train)
+    return tree_map(lambda t: t[:most].clone(), data.train)
 
 
 def is_pair(batch: Any) -> bool:

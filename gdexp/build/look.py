@@ -21,6 +21,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.generators import put_back
 from gdexp.data.nest import moved
+from gdexp.dtypes import move
 from gdexp.learner import OneRun, spreading
 from gdexp.step import Step
 
@@ -119,8 +120,9 @@ class _Trial:
         except Exception as error:
             raise _Theirs from error
         if self._dtype != torch.get_default_dtype():
-            self._model.to(self._dtype)
-            self._loss = self._loss.to(self._dtype) if isinstance(self._loss, nn.Module) else self._loss
+            for part in (self._model, self._loss):
+                if isinstance(part, nn.Module):
+                    move(part, torch.device("cpu"), self._dtype)
 
     def _fit(self) -> None:
         """Give the target the output's shape; refuse an output that the loss can't take."""

@@ -11,6 +11,7 @@ from gdexp.average import Average
 from gdexp.build import SMALL_WORK, Parts, make_model, updates
 from gdexp.build.rows import count, seed_everything
 from gdexp.data.loading import Loader
+from gdexp.dtypes import move
 from gdexp.learner import OneRun
 from gdexp.optimizers import Muon
 from gdexp.stack import Stack
@@ -119,7 +120,8 @@ def build_together(
         seed_everything(seed)
         model = make_model({**configs[0], "model": first.config["model"]}, loss, options)
         assert model is not None
-        return model.to(template.device, template.dtype), torch.get_rng_state()
+        move(model, template.device, getattr(torch, trainer["dtype"]))
+        return model, torch.get_rng_state()
 
     models = {seed: fresh(seed) for seed in dict.fromkeys(config["seed"] for config in configs)}
     if reason := differing([first.model, *(model for model, _ in models.values())]):

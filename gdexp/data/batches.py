@@ -4,9 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from gdexp.config.refusal import Refusal
 from gdexp.data.loading import Loader
+from gdexp.data.nest import copied, same
 from gdexp.data.order import batch_order
 from gdexp.data.split import rows
 
@@ -18,7 +21,10 @@ class OfEach(NamedTuple):
 
 
 class Batches:
-    """The batches of a split.
+    """The batches of a split, whose rows stay as they are whatever is done to a batch.
+
+    The first one is given out as a copy. Where that has been written into, all are copies; else the
+    rows themselves are given out, and a write that comes later is seen and refused.
 
     Args:
         split: a nest of tensors, or a Loader, which has its own batch size.
@@ -28,6 +34,9 @@ class Batches:
 
     def __init__(self, split: Any, size: int | None, whole: bool = False) -> None:
         self._split = split
+        self._copies: bool | None = None  # None: not known yet
+        self._leaves = [t for t in tree_leaves(split) if isinstance(t, Tensor)]  # none of a Loader
+        self._versions = [t._version for t in self._leaves]
         if not isinstance(split, Loader):
             self._total = rows(split)
             self._size = min(size or self._total, self._total)
@@ -39,15 +48,13 @@ class Batches:
         Several seeds are those of several runs, each with a batch of its own.
         """
         if isinstance(self._split, Loader):
-            yield from self._split.batches(seed, epoch)  # type: ignore[arg-type]
+            yield from self._lent(self._split.batches(seed, epoch))  # type: ignore[arg-type]
         elif self._size == self._total:
-            yield self._total, self._split
+            yield from self._lent([(self._total, self._split)])
         else:
             leaves, form = tree_flatten(self._split)
             if seed is None:
-                for start in range(0, self._end, self._size):
-                    parts = [t[start : start + self._size] for t in leaves]
-                    yield len(parts[0]), tree_unflatten(parts, form)
+                yield from self._lent(self._in_order(leaves, form))
                 return
             if not isinstance(seed, int):
                 yield from self._of_each(seed, epoch, leaves, form)
@@ -55,6 +62,23 @@ class Batches:
             order = batch_order(self._total, seed, epoch).to(leaves[0].device, non_blocking=True)
             for index in order[: self._end].split(self._size):
                 yield len(index), tree_unflatten([t.index_select(0, index) for t in leaves], form)
+
+    def _in_order(self, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
+        for start in range(0, self._end, self._size):
+            parts = [t[start : start + self._size] for t in leaves]
+            yield len(parts[0]), tree_unflatten(parts, form)
+
+    def _lent(self, batches: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Yield batches of the rows themselves, or copies of them."""
+        for n, batch in batches:
+            if self._copies is None:
+                given = copied(batch)
+                yield n, given
+                self._copies = not same(given, batch)
+            else:
+                yield n, copied(batch) if self._copies else batch
+        if self._versions != [t._version for t in self._leaves]:
+            raise Refusal("`data`: the model wrote into its rows, which it hadn't done at first; give it x.clone()")
 
     def _of_each(self, seeds: Sequence[int], epoch: int, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
         """Yield batches of (runs, rows, …), in each run's order."""

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdexp.data import Weighted
+from gdexp.dtypes import partner
 
 _TARGETS = ("y", "target", "targets", "label", "labels")  # under which names batches hold what is to be learnt
 
@@ -40,16 +41,26 @@ def target(batch: Any) -> Any:
     return next((getattr(batch, name) for name in _TARGETS if hasattr(batch, name)), None)
 
 
+def copied(batch: Any) -> Any:
+    """Return a nest whose tensors may be written into."""
+    return tree_map(lambda leaf: leaf.clone() if callable(getattr(leaf, "clone", None)) else leaf, batch)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Say whether two nests hold the same numbers, as far as they are tensors."""
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and a.layout == torch.strided)
+
+
 def moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move a nest to a device, its floating tensors also to a dtype; leaves that can't be moved stay as they are."""
     pinned = device.type == "cuda"
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype, non_blocking=pinned)
+            return leaf.to(device, partner(leaf, dtype), non_blocking=pinned)
         if isinstance(leaf, PackedSequence):  # its batch sizes stay on the CPU
-            kind = dtype if leaf.data.is_floating_point() else leaf.data.dtype
-            return leaf.to(device, kind)  # type: ignore[arg-type]
+            return leaf.to(device, partner(leaf.data, dtype))  # type: ignore[arg-type]
         return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
 
     return tree_map(move, batch, is_leaf=lambda nest: isinstance(nest, PackedSequence))

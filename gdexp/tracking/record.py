@@ -9,6 +9,7 @@ from torch import nn
 from gdexp.config import targets, text, trust
 from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
+from gdexp.dtypes import move
 from gdexp.tracking.reading import read
 
 
@@ -39,7 +40,7 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
         model = _built(config)
     if not isinstance(model, nn.Module):
         raise Refusal(f"run {run_id}: its learner is no torch.nn.Module; its weights are in {file}")
-    model.to(dtype=dtype)
+    move(model, torch.device("cpu"), dtype)
     try:
         model.load_state_dict(dict(run.weights[file]))
     except RuntimeError as error:

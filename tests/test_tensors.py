@@ -1,0 +1,115 @@
+"""Tensors stay what they are: complex weights, whole numbers, and the rows of the data."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import gdexp
+from gdexp.data import TensorData
+
+IRIS = ["data=iris", "data.standardize=inputs", "data.val_fraction=0.2", "loss=cross_entropy", "model=custom"]
+
+
+class Complex(nn.Module):
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(in_features, 8, dtype=torch.complex64))
+        self.layer = nn.Linear(8, out_features)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("phase", torch.full((8,), 1 + 2j, dtype=torch.complex64))
+
+    def forward(self, x):
+        if self.training:
+            self.seen += len(x)
+        return self.layer((x.to(self.w.dtype) @ self.w * self.phase).abs())
+
+
+class Writes(nn.Module):
+    """Works in its input's memory."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.layer(x.mul_(1.5).add_(1))
+
+
+class Copies(Writes):
+    def forward(self, x):
+        return super().forward(x.clone())
+
+
+class WritesLater(Copies):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return Writes.forward(self, x) if self.calls > 9 else super().forward(x)
+
+
+class LossWrites(nn.Module):
+    def forward(self, output, target):
+        return F.cross_entropy(output, target.add_(1).remainder_(3))
+
+
+class LossCopies(LossWrites):
+    def forward(self, output, target):
+        return super().forward(output, target.clone())
+
+
+def rows():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=g)  # of the dtype that it trains in
+    return TensorData((x[:40], x[:40].sum(1).sign().long() + 1), (x[40:], x[40:].sum(1).sign().long() + 1), classes=3)
+
+
+def here(name):
+    return f"{__name__}.{name}"
+
+
+@pytest.mark.parametrize(("dtype", "partner"), [("float32", torch.complex64), ("float64", torch.complex128)])
+def test_complex_weights_train_as_in_torch(stocked, monkeypatch, dtype, partner):
+    monkeypatch.setenv("GDEXP_ALLOW", here("Complex"))
+    words = [*IRIS[:-1], "data.val_fraction=0", "model=custom", f"model._target_={here('Complex')}"]
+    words += ["optimizer.lr=0.1", "trainer.epochs=5", f"trainer.dtype={dtype}"]
+    [run] = gdexp.launch(words).to_dict("records")
+    torch.manual_seed(0)
+    dtypes = {torch.float32: getattr(torch, dtype), torch.complex64: partner}
+    net = Complex(4, 3)._apply(lambda t: t.to(dtypes.get(t.dtype, t.dtype)))
+    data = gdexp.data.bundled.iris().train
+    x = ((data[0] - data[0].mean(0)) / data[0].std(0, correction=0)).to(getattr(torch, dtype))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), data[1])
+        loss.backward()
+        optimizer.step()
+    assert run["train_loss"] == pytest.approx(loss.item(), rel=1e-6)
+    model = gdexp.load(run["run_id"])
+    assert model.w.dtype == model.phase.dtype == partner and model.seen.dtype == torch.int64 and model.seen == 750
+    torch.testing.assert_close(model.w, net.w)
+    assert model.w.imag.abs().min() > 0 and (model.phase.imag == 2).all()
+
+
+@pytest.mark.parametrize("more", [[], ["trainer.batch_size=16"], ["trainer.ema=0.9"], ["optimizer=lbfgs"]])
+@pytest.mark.parametrize("part", ["model", "loss"])
+def test_rows_outlast_a_part_that_writes_into_them(stocked, part, more):
+    found = []
+    for way in ("Writes", "Copies"):
+        model, loss = (way, None) if part == "model" else ("Copies", f"Loss{way}")
+        words = ["data=custom", f"data._target_={here('rows')}", "model=custom", f"model._target_={here(model)}"]
+        words += ["+model.out_features=3", "loss=cross_entropy" if loss is None else "loss=custom"]
+        words += [f"loss._target_={here(loss)}"] if loss else []
+        found.append(gdexp.launch([*words, *more, "trainer.epochs=4"]).to_dict("records")[0])
+    names = [name for name in found[0] if name.endswith(("_loss", "_accuracy", "_ema"))]
+    assert len(names) >= 2 and [found[0][n] for n in names] == [found[1][n] for n in names]
+
+
+def test_rows_that_are_written_into_later_are_refused(stocked):
+    words = [*IRIS, f"model._target_={here('WritesLater')}", "trainer.epochs=9"]
+    with pytest.raises(ValueError, match=re.escape("the model wrote into its rows")):
+        gdexp.launch(words)
