@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gdexp.data.identity import Identity
     from gdexp.session import End
     from gdexp.tracking import Description, Record
+    from gdexp.tracking.claims import Claims
     from gdexp.tracking.provenance import Provenance
 
 Ended = tuple["Job", Result]
@@ -24,7 +25,11 @@ class _Repeat(Exception):
 
 
 def execute(
-    jobs: Sequence["Job"], provenance: "Provenance", progress: "SweepProgress | None" = None, runs: int | None = None
+    jobs: Sequence["Job"],
+    provenance: "Provenance",
+    progress: "SweepProgress | None" = None,
+    runs: int | None = None,
+    claims: "Claims | None" = None,
 ) -> Iterator[Ended]:
     """Train and record jobs whose configs differ in numbers only, as one program where that can be and pays.
 
@@ -33,9 +38,10 @@ def execute(
         provenance: of the command.
         progress: of the sweep, if it is one.
         runs: of the pack that the jobs are a part of; None: these.
+        claims: of the sweep; jobs that another command trains are left out.
 
     Yields:
-        each job with its result, which holds the error of the user's own code if one ended it.
+        each job that was trained with its result, which holds the error of the user's own code if one ended it.
 
     Raises:
         Refusal: of a single job, which was not trained.
@@ -45,22 +51,30 @@ def execute(
     with local_modules():
         apart = list(jobs)
         if progress is not None and len(jobs) > 1:
-            for members, parts in _programs(jobs, progress, runs or len(jobs)):
+            for members, parts in _programs(jobs, progress, runs or len(jobs), claims):
+                if parts is None:  # another command trains them
+                    apart = _without(apart, members)
+                    continue
                 stop.obey()
+                if claims is not None and claims.is_abandoned():
+                    return
                 try:
                     yield from _train(members, parts, provenance, progress)
                 except _Repeat as reason:
                     progress.note(f"{len(members)} runs are trained one by one: {reason}")
                     continue
-                done = {job.number for job in members}
-                apart = [job for job in apart if job.number not in done]
+                apart = _without(apart, members)
         for job in apart:
             stop.obey()
-            yield from _execute_one(job, provenance, progress)
+            if claims is not None and claims.is_abandoned():
+                return
+            yield from _execute_one(job, provenance, progress, claims)
 
 
-def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> Iterator[tuple[Sequence["Job"], "Parts"]]:
-    """Yield those jobs that one program can train, with their parts."""
+def _programs(
+    jobs: Sequence["Job"], progress: "SweepProgress", runs: int, claims: "Claims | None"
+) -> Iterator[tuple[Sequence["Job"], "Parts | None"]]:
+    """Yield those jobs that one program can train, with their parts, and without parts those that aren't ours."""
     from gdexp.build import build, rows
     from gdexp.build.together import Apart, Few, chunks
     from gdexp.config.check import filled
@@ -75,8 +89,14 @@ def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> It
         begin = 0
         for size in chunks(first, len(jobs), runs):
             some = slice(begin, begin + size)
-            first = first if begin == 0 else build(configs[begin], jobs[begin].options, loaded)
-            yield jobs[some], train_as_one(first, configs[some], jobs[0].options, loaded)
+            ours = _claimed(configs[some], loaded[1].sha256, claims)
+            members = [job for job, own in zip(jobs[some], ours, strict=True) if own]
+            if len(members) < size:
+                yield [job for job, own in zip(jobs[some], ours, strict=True) if not own], None
+            if len(members) > 1:
+                own_configs = [config for config, own in zip(configs[some], ours, strict=True) if own]
+                first = first if own_configs[0] is configs[0] else build(own_configs[0], jobs[0].options, loaded)
+                yield members, train_as_one(first, own_configs, jobs[0].options, loaded)
             begin += size
     except Few:
         return
@@ -86,9 +106,23 @@ def _programs(jobs: Sequence["Job"], progress: "SweepProgress", runs: int) -> It
         return
 
 
-def _execute_one(job: "Job", provenance: "Provenance", progress: "SweepProgress | None") -> Iterator[Ended]:
+def _without(jobs: Sequence["Job"], members: Sequence["Job"]) -> list["Job"]:
+    numbers = {job.number for job in members}
+    return [job for job in jobs if job.number not in numbers]
+
+
+def _claimed(configs: Sequence[dict[str, Any]], data: str, claims: "Claims | None") -> list[bool]:
+    """Say which jobs with the same data are ours to train."""
+    from gdexp.tracking.provenance import job_keys
+
+    return [True] * len(configs) if claims is None else claims.take(job_keys(configs, data))
+
+
+def _execute_one(
+    job: "Job", provenance: "Provenance", progress: "SweepProgress | None", claims: "Claims | None"
+) -> Iterator[Ended]:
     from gdexp.build import build
-    from gdexp.config.check import check, check_targets
+    from gdexp.config.check import check, check_targets, filled
 
     config = check(job.config)
     try:
@@ -101,7 +135,8 @@ def _execute_one(job: "Job", provenance: "Provenance", progress: "SweepProgress 
     except Exception as error:  # the user's own code; the record says so
         yield job, _failed(job, config, error, provenance)
     else:
-        yield from _train([job], parts, provenance, progress)
+        if all(_claimed([filled(job.config)], parts.identity.sha256, claims)):
+            yield from _train([job], parts, provenance, progress)
 
 
 def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Result:

@@ -39,7 +39,7 @@ def handled(numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if before:
+        if before and _on_signal not in before.values():
             requested, _count = None, 0
 
 

@@ -20,6 +20,7 @@ from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
     from gdexp.config.compose import Job
+    from gdexp.tracking.claims import Claims
     from gdexp.tracking.provenance import Provenance
 
 _WATCHED = ("target", "min_delta", "patience")  # keys of the trainer in which runs of a pack may differ
@@ -39,7 +40,7 @@ class Pack(NamedTuple):
     runs: int
 
 
-Train = Callable[[Sequence[Pack], "Provenance", Found], None]
+Train = Callable[[Sequence[Pack], "Provenance", Found, "Claims"], None]
 
 
 def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = None) -> Found:
@@ -73,22 +74,48 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
     began, provenance = time.monotonic(), Provenance()
     if done:
         say(f"{len(done)} of {len(jobs)} already done; sweep.again=true trains them again")
-    interrupted = True
+    interrupted, study = True, jobs[0].options.get("experiments")
+    claims = tracking.claims_of(jobs[0].config["tracking"], study)
     try:
-        left = [Pack([job for job in pack.jobs if job.number not in done], pack.runs) for pack in packs]
-        if left := [pack for pack in left if pack.jobs]:
-            (train or train_here)(left, provenance, found)
+        _train_what_is_left(packs, found, lambda left: (train or train_here)(left, provenance, found, claims))
         interrupted = False
     except KeyboardInterrupt as error:
         if jobs[0].config["tracking"]["writer"] != "none":
             error.__notes__ = ["(the same command goes on with what is missing)"]
         raise
     finally:
+        with suppress(Exception):  # another command finds out that this one is gone
+            claims.release()
         news = len(found) > len(done) or interrupted or same is None
         if news and jobs[0].config["tracking"]["writer"] != "none":
             _record(jobs, words, found, provenance, interrupted)
         _report(jobs, found, time.monotonic() - began)
     return found
+
+
+def _train_what_is_left(packs: Sequence[Pack], found: Found, train: Callable[[Sequence[Pack]], None]) -> None:
+    """Train the jobs that have no result, and look once more for those that another command had claimed."""
+    while left := _without(packs, found):
+        before = len(found)
+        train(left)
+        if len(found) == sum(len(pack.jobs) for pack in packs) or _is_stopped(found, packs):
+            return
+        found.update(_done(_without(packs, found))[0])
+        if len(found) == before:
+            break
+    if missing := sum(len(pack.jobs) for pack in _without(packs, found)):
+        say(f"Jobs that are trained by another command now: {missing}; repeat this one later to see them")
+
+
+def _without(packs: Sequence[Pack], found: Found) -> list[Pack]:
+    """Return the packs with the jobs that have no result."""
+    left = [Pack([job for job in pack.jobs if job.number not in found], pack.runs) for pack in packs]
+    return [pack for pack in left if pack.jobs]
+
+
+def _is_stopped(found: Found, packs: Sequence[Pack]) -> bool:
+    node = packs[0].jobs[0].config["sweep"]
+    return node["on_error"] == "stop" and any(result.error is not None for result in found.values())
 
 
 def _done(packs: Sequence[Pack]) -> tuple[Found, str | None]:
@@ -133,11 +160,11 @@ def _with_objective(result: Result, config: Mapping[str, Any]) -> Result:
     return result._replace(objective_name=name, objective=value, objective_mode=mode)
 
 
-def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found) -> None:
-    """Train packs one after the other, in this process."""
+def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found, claims: "Claims") -> None:
+    """Train packs one after the other, in this process, as long as the command is there that wants them."""
     with SweepProgress(sum(len(pack.jobs) for pack in packs)) as progress:
         for pack in packs:
-            for job, result in execute(pack.jobs, provenance, progress, pack.runs):
+            for job, result in execute(pack.jobs, provenance, progress, pack.runs, claims):
                 found[job.number] = result
                 if result.error is not None and job.config["sweep"]["on_error"] == "stop":
                     return
@@ -227,8 +254,7 @@ def _record(
     described = tracking.Description(name if len(name) <= 200 else f"{name[:199]}…", {}, tags, texts)
     config = jobs[0].config["tracking"]
     try:
-        study = jobs[0].options.get("experiments")
-        with stop.held(), tracking.start(config, [described], study=study) as record:
+        with stop.held(), tracking.start(config, [described], study=jobs[0].options.get("experiments")) as record:
             record.add(0, {k: float(v) for k, v in counts.items()})
             if interrupted:
                 raise _Interrupted

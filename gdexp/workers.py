@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gdexp import stop
 from gdexp.config import sources
 from gdexp.sweep import Found, Pack, train_here
 from gdexp.tracking.frame import Result
@@ -13,6 +14,7 @@ from gdexp.tracking.frame import Result
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
+    from gdexp.tracking.claims import Claims
     from gdexp.tracking.provenance import Provenance
 
 _FEWEST = 2  # runs of a pack that stay together, so that they are stacked wherever they are trained
@@ -21,8 +23,8 @@ _FEWEST = 2  # runs of a pack that stay together, so that they are stacked where
 class Share:
     """The task of each of a launcher's jobs: to train the packs dealt to its number. Picklable and self-contained."""
 
-    def __init__(self, shares: Sequence[Sequence[Pack]], threads: int | None) -> None:
-        self._shares, self._threads, self._command = shares, threads, sys.argv
+    def __init__(self, shares: Sequence[Sequence[Pack]], threads: int | None, claims: "Claims") -> None:
+        self._shares, self._threads, self._claims, self._command = shares, threads, claims, sys.argv
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -40,7 +42,9 @@ class Share:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         found: Found = {}
-        train_here(self._shares[HydraConfig.get().job.num], Provenance(self._command), found)
+        share = self._shares[HydraConfig.get().job.num]
+        with stop.handled():
+            train_here(share, Provenance(self._command), found, self._claims)
         return {number: r if r.error is None else r._replace(error=_portable(r.error)) for number, r in found.items()}
 
 
@@ -58,11 +62,11 @@ def through(make: "Callable[[Share], Launcher]", settings: Any) -> Callable[...,
     workers = wanted if wanted > 0 else max(cores + 1 + wanted, 1)  # as joblib counts: -1 is all
     workers = 1 if name == "BasicLauncher" else workers
 
-    def train(packs: Sequence[Pack], provenance: "Provenance", found: Found) -> None:
+    def train(packs: Sequence[Pack], provenance: "Provenance", found: Found, claims: "Claims") -> None:
         shares = deal(packs, workers)
         threads = max(cores // len(shares), 1) if here else None
         for share, job in zip(
-            shares, make(Share(shares, threads)).launch([[]] * len(shares), initial_job_idx=0), strict=True
+            shares, make(Share(shares, threads, claims)).launch([[]] * len(shares), initial_job_idx=0), strict=True
         ):
             try:
                 found.update(job.return_value)

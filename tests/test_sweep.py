@@ -343,3 +343,69 @@ def test_another_sweeper_gets_the_objective(gdexp_run, stocked):
     done = gdexp_run("-m", "hydra/sweeper=greedy", "seed=1")
     assert done.returncode == 0, done.stderr
     assert "objectives [" in done.stdout and ", inf]" in done.stdout and len(gdexp.runs()) == 3
+
+
+@pytest.mark.parametrize("stacked", ["auto", pytest.param("never", marks=pytest.mark.slow)])
+def test_two_sweeps_at_once_train_each_job_once(stocked, stacked):
+    """The second one begins and ends while the first trains its first job."""
+    (stocked / "twin.py").write_text(
+        "import os, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "def hook(epoch, model):\n"
+        "    if 'TWIN' not in os.environ and not Path('twin').exists():\n"
+        "        Path('twin').touch()\n"
+        "        command = [sys.executable, '-m', 'gdexp.run', '-m', *Path('words').read_text().split()]\n"
+        "        done = subprocess.run(command, env=os.environ | {'TWIN': '1'}, capture_output=True, text=True)\n"
+        "        Path('twin').write_text(done.stdout + done.stderr)\n"
+    )
+    words = ["optimizer.lr=0.001,0.01,0.1", "seed=0,1", "trainer.epochs=3", f"sweep.stack={stacked}"]
+    words += ["trainer.on_epoch=[twin.hook]"]
+    (stocked / "words").write_text(" ".join(words))
+    table = gdexp.launch(words, multirun=True)
+    said = (stocked / "twin").read_text()
+    assert "Jobs that are trained by another command now: " in said, said
+    every = gdexp.runs()
+    assert len(every) == 6 and set(every.status) == {"FINISHED"} and set(table.run_id) == set(every.run_id)
+    assert gdexp.launch(words, multirun=True).run_id.isin(every.run_id).all() and len(gdexp.runs()) == 6
+
+
+@pytest.mark.slow
+def test_four_sweeps_at_once_train_each_job_once(start_run, stocked):
+    words = ["-m", "optimizer.lr=logspace(1e-4,0.1,8)", "optimizer=sgd,adam", "trainer.epochs=200", "sweep.chunk=4"]
+    running = [start_run(*words) for _ in range(4)]
+    outputs = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * 4, outputs
+    every = gdexp.runs()
+    assert len(every) == 16 and set(every.status) == {"FINISHED"}
+    assert len(every[["optimizer", "optimizer.lr"]].drop_duplicates()) == 16
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_command(start_run, gdexp_run, stocked):
+    (stocked / "slow.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "def hook(epoch, model):\n"
+        "    while not Path('go').exists(): time.sleep(0.01)\n"
+    )
+    words = ["-m", "seed=range(12)", "trainer.epochs=2", "sweep.stack=never", "trainer.on_epoch=[slow.hook]"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start_run(*words, *launcher)
+
+    def count(status):
+        connection = sqlite3.connect("mlflow.db", timeout=60)
+        try:
+            return connection.execute("SELECT count(*) FROM runs WHERE status=?", (status,)).fetchone()[0]
+        finally:
+            connection.close()
+
+    while count("RUNNING") < 2 and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (stocked / "go").touch()
+    while count("FINISHED") < 2:
+        time.sleep(0.05)
+    assert gdexp_run(*words).returncode == 0
+    every = gdexp.runs()
+    assert len(every) == 12 and set(every.status) == {"FINISHED"} and len(set(every.seed)) == 12

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gdexp.data.identity import Identity
+    from gdexp.tracking.claims import Claims
     from gdexp.tracking.frame import Result
     from gdexp.tracking.whole import Begun
 
@@ -169,6 +170,18 @@ def finished_jobs(
 
     direct = config["writer"] == "auto"
     return finished(store_uri(config["uri"]), _experiment(config, study), direct=direct, extremes=extremes)
+
+
+def claims_of(config: Mapping[str, Any], study: str | None = None) -> "Claims":
+    """Return what a sweep claims its jobs with.
+
+    Args:
+        config: the `tracking` node.
+        study: as in `start`.
+    """
+    from gdexp.tracking.claims import of_command
+
+    return of_command(config, _experiment(config, study))
 
 
 def _experiment(config: Mapping[str, Any], study: str | None) -> str:

@@ -27,11 +27,9 @@ def close_dead(tables: Tables) -> list[tuple[str, str]]:
     """
     closed = []
     for run_id, name, start in tables.select("SELECT run_uuid, name, start_time FROM runs WHERE status='RUNNING'"):
-        tags = dict(tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run_id))
-        [(last,)] = tables.select("SELECT max(timestamp) FROM latest_metrics WHERE run_uuid=?", run_id)
-        seen = max(last or start or 0, int(tags.get(HEARTBEAT, 0)))
-        if PROCESS not in tags or _is_alive(tags[PROCESS], tags.get(HOST), seen / 1000):
+        if is_run_alive(tables, run_id):
             continue
+        [(last,)] = tables.select("SELECT max(timestamp) FROM latest_metrics WHERE run_uuid=?", run_id)
         with tables.transaction():  # another command may have been quicker
             if tables.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
                 tables.end(run_id, "KILLED", last or start)
@@ -39,11 +37,39 @@ def close_dead(tables: Tables) -> list[tuple[str, str]]:
     return closed
 
 
-def _is_alive(process: str, host: str | None, seen: float) -> bool:
+def is_run_alive(tables: Tables, run_id: str) -> bool:
+    """Say whether the process of a run that says RUNNING may still be there; of others' runs that is believed."""
+    tags = dict(tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run_id))
+    [(last, start)] = tables.select(
+        "SELECT (SELECT max(timestamp) FROM latest_metrics l WHERE l.run_uuid=r.run_uuid), start_time"
+        " FROM runs r WHERE run_uuid=?",
+        run_id,
+    )
+    seen = max(last or start or 0, int(tags.get(HEARTBEAT, 0)))
+    return PROCESS not in tags or is_alive(tags[PROCESS], tags.get(HOST), seen / 1000)
+
+
+def is_alive(process: str, host: str | None, seen: float) -> bool:
     """Say whether a process may still be there.
 
-    On this host and in this pid namespace it can be looked at. After a restart of this machine it is
-    gone. Anywhere else its last sign of life decides.
+    Args:
+        process: as in its signature.
+        host: likewise.
+        seen: when it gave its last sign of life, which decides where the process can't be looked at.
+    """
+    looked = _looked_at(process, host)
+    return time.time() - seen < STALE_SECONDS if looked is None else looked
+
+
+def is_gone(process: str, host: str | None) -> bool:
+    """Say whether it can be seen that a process isn't there any more."""
+    return _looked_at(process, host) is False
+
+
+def _looked_at(process: str, host: str | None) -> bool | None:
+    """Say whether a process is there, None where it can't be looked at.
+
+    It can on this host and in this pid namespace; after a restart of this machine it is gone.
     """
     try:
         machine, boot, namespace, pid, started = process.split(" ")
@@ -54,7 +80,7 @@ def _is_alive(process: str, host: str | None, seen: float) -> bool:
             return False
     except ValueError:
         pass
-    return time.time() - seen < STALE_SECONDS
+    return None
 
 
 @cache
