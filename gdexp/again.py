@@ -86,7 +86,14 @@ def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance:
 
 def surroundings(run: Recorded, provenance: Provenance) -> Iterator[str]:
     """Yield in what the machine differs from the one that a run was recorded on, which may change the last bits."""
-    before, today = (json.loads(t.get("environment.json", "{}")) for t in (run.texts, provenance.texts({})))
+    today = json.loads(provenance.texts({})["environment.json"])
+    try:
+        before = json.loads(run.texts.get("environment.json", "{}"))
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        yield "environment.json: it is damaged, so what the machine was isn't known"
+        return
     for key, what in (("threads", "torch's threads"), ("cpu", "the processor"), ("accelerators", "accelerators")):
         if key in before and before[key] != today[key]:
             yield f"{what}: {before[key]} then, {today[key]} now"

@@ -238,7 +238,7 @@ def described(
     data: "Identity | None" = None,
 ) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
-    from gdexp.config import direction, written
+    from gdexp.config import direction, secrets, written
     from gdexp.config.check import filled
     from gdexp.tracking import Description
     from gdexp.tracking.provenance import job_keys
@@ -246,7 +246,7 @@ def described(
     keys: Sequence[str | None] = [None] * len(jobs)
     if data is not None and jobs[0].sweep:
         keys = job_keys([filled(job.config) for job in jobs], data.sha256)
-    masked = written.without_secrets(configs[0], jobs[0].source)
+    masked = secrets.without_secrets(written.recorded(configs[0]), jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how} | direction.record(configs[0])
     tags |= {"gdexp.data": data.about} if data and data.about else {}

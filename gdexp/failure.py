@@ -13,6 +13,7 @@ from pathlib import Path
 from gdexp.config import folders
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
+from gdexp.config.secrets import hide
 from gdexp.config.trust import is_installed
 
 # whose errors are of a file, an address or a word; their classes are known by name, so that nothing is imported
@@ -38,7 +39,7 @@ def told() -> Iterator[None]:
 def show(error: BaseException) -> None:
     """Print an error: its line, or its traceback."""
     if (line := line_of(error)) is None:
-        traceback.print_exception(error)
+        print(hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     else:
         print(f"gdexp: {line}", file=sys.stderr)
 
@@ -50,7 +51,7 @@ def line_of(error: BaseException) -> str | None:
     if _is_of_users_code(error):
         return None
     line = _line(error)
-    return None if line is None else printable(" ".join(line.split()))
+    return None if line is None else printable(hide(" ".join(line.split())))
 
 
 def _line(error: BaseException) -> str | None:

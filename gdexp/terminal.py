@@ -5,14 +5,13 @@ import os
 import shlex
 import sys
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gdexp.config import direction
 from gdexp.config.printable import printable
-from gdexp.failure import line_of
+from gdexp.failure import line_of, show
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -236,7 +235,7 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
     for _, error in failed:
         if line_of(error) is None and (key := (type(error), str(error))) not in seen:
             seen.add(key)
-            traceback.print_exception(error)
+            show(error)
     for job, error in failed:
         line = line_of(error) or f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"gdexp: {printable(f'{job.label} failed: {line}')}", file=sys.stderr)

@@ -80,6 +80,9 @@ def test_what_is_not_as_it_was_is_named(gdexp_run, stocked):
     assert '"threads": ' in text
     environment.write_text(text.replace('"threads": ', '"threads": 7'))
     assert "Not as it was: torch's threads: 7" in verify()[1]
+    environment.write_text("{[")
+    code, shown = verify()
+    assert code == 0 and "Not as it was: environment.json: it is damaged" in shown
 
 
 PLACES = ("loss", "data", "optimizer", "scheduler", "on_epoch", "inner")

@@ -56,7 +56,6 @@ class State:
             "random": random_state(),
             "begun": self._begun,
             "data": self._parts.identity.sha256,
-            "config": {k: v for k, v in self._parts.config.items() if k not in ("tracking", "sweep")},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

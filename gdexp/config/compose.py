@@ -18,10 +18,9 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from gdexp.config import folders, grid, sources
+from gdexp.config import folders, grid, secrets, sources
 from gdexp.config.check import check_own
 from gdexp.config.refusal import Refusal, nearest
-from gdexp.config.written import is_secret
 
 _HYDRA = threading.RLock()  # Hydra keeps its state in singletons
 
@@ -102,6 +101,8 @@ def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
         for setting in plain:
             source = with_value(source, setting.key.lstrip("+").split("."), setting.value)
         name = _name({s.key.lstrip("+"): s.text for s in point})
+        if any(secrets.is_secret(s.key) for s in point):
+            secrets.learn(resolved(source), source)
         jobs.append(Job(resolved(source), source, bases[choice].options, name, identity, len(jobs) + 1))
     return jobs
 
@@ -184,7 +185,9 @@ def job(config: DictConfig, hydra: Any, varied: Iterable[str], sweep: str | None
     task: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an ${oc.env:…} stays one
     typed = dict(o.split("=", 1) for o in task if "=" in o)
     values = {k.lstrip("+"): typed[k] for k in varied if k in typed}
-    return Job(resolved(source), source, options, _name(values), sweep)
+    now = resolved(source)
+    secrets.learn(now, source)
+    return Job(now, source, options, _name(values), sweep)
 
 
 def _name(values: dict[str, str]) -> str | None:
@@ -193,8 +196,7 @@ def _name(values: dict[str, str]) -> str | None:
     values = {k: v for k, v in values.items() if k.partition(".")[0].partition("/")[0] not in hidden}
     ends = [k.rpartition(".")[2] for k in values]
     short = {k: e if ends.count(e) == 1 and not e.startswith("_") else k for k, e in zip(values, ends, strict=True)}
-    shown = {k: "***" if is_secret(e) else values[k] for k, e in zip(values, ends, strict=True)}
-    name = " ".join(f"{short[k]}={v}" for k, v in shown.items())
+    name = " ".join(secrets.word(f"{short[k]}={v}") for k, v in values.items())
     return (name if len(name) <= 200 else name[:199] + "…") or None  # MLflow's column takes 250
 
 

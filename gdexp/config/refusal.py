@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from gdexp.config.printable import printable
+from gdexp.config.secrets import hide
 
 
 class Refusal(ValueError):
     """Input that can't be run, as the one line that the user reads."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(printable(" ".join(line.split())))
+        super().__init__(printable(hide(" ".join(line.split()))))
 
 
 class Withdrawn(Refusal):

@@ -2,13 +2,13 @@
 
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gdexp.config.secrets import HIDDEN, is_secret
 from gdexp.config.text import as_yaml
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
-_SECRET_NAME = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
 _KEY = re.compile(r"[\w.: /-]+")  # what MLflow takes in the name of a param
 _PLAIN_TEXT = re.compile(r"[\w./$%*@?|+~-](?:[\w./$%*@?|+:~ -]*[\w./$%*@?|+:~-])?")
 _OTHER_TYPE = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?\.?\d[\d_]*\.?\d*(e[+-]?\d+)?", re.IGNORECASE)
@@ -19,31 +19,12 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in _UNRECORDED}
 
 
-def without_secrets(plain: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded part of a config with its secrets left out.
-
-    A value that came through `${oc.env:…}` stands as that interpolation, another that repeats it and
-    the text of a key named like a password as `***`.
-
-    Args:
-        plain: resolved, in plain containers.
-        source: the same before it was resolved.
-    """
-    secrets = {str(value) for value, written in _pairs(plain, source) if _from_environment(written)} - {""}
-    return {k: _masked(k, v, source.get(k), secrets) for k, v in recorded(plain).items()}
-
-
 def with_changes(masked: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded config changed as another one is, which differs in numbers only."""
     found: Any = masked
     for path, value in _changes(recorded(old), recorded(new)):
-        found = _replaced(found, path, value)
+        found = _replaced(found, path, HIDDEN if any(is_secret(str(name)) for name in path) else value)
     return found
-
-
-def is_secret(key: str) -> bool:
-    """Say whether a key is named like a password or token."""
-    return _SECRET_NAME.search(key) is not None
 
 
 def pages(
@@ -97,38 +78,6 @@ def typed(value: object) -> str:
             return value
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value)
-
-
-def _from_environment(source: object) -> bool:
-    return isinstance(source, str) and "${oc.env:" in source
-
-
-def _pairs(value: Any, source: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each leaf beside what it was before it was resolved."""
-    if isinstance(value, Mapping):
-        for k, v in value.items():
-            yield from _pairs(v, source.get(k) if isinstance(source, Mapping) else source)
-    elif isinstance(value, list):
-        for i, v in enumerate(value):
-            yield from _pairs(v, source[i] if isinstance(source, list) else source)
-    else:
-        yield value, source
-
-
-def _masked(key: str, value: Any, source: Any, secrets: Collection[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            k: _masked(k, v, source.get(k) if isinstance(source, Mapping) else source, secrets)
-            for k, v in value.items()
-        }
-    if _from_environment(source):
-        return source
-    if isinstance(value, list):
-        return [
-            _masked(key, v, source[i] if isinstance(source, list) else source, secrets) for i, v in enumerate(value)
-        ]
-    hidden = isinstance(value, str) and (is_secret(key) or any(s in value for s in secrets))
-    return "***" if hidden else value
 
 
 def _changes(old: Any, new: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

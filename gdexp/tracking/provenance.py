@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,12 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import gdexp
-from gdexp.config import trust
-from gdexp.config.written import is_secret, recorded
+from gdexp.config import secrets, trust
+from gdexp.config.written import recorded
 from gdexp.tracking.store import mlflow_version
 
 _DIFF_BYTES = 1_000_000
-_PASSWORD = re.compile(r"//[^/@\s]+@")
 _PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "safetensors", "pandas", "sklearn")
 
 
@@ -68,7 +66,7 @@ class Provenance:
         asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
         diff = asked.communicate()[0] if asked is not None else ""
         cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
-        return diff[:_DIFF_BYTES] + cut
+        return secrets.hide(diff[:_DIFF_BYTES]) + cut
 
     @cached_property
     def _git(self) -> dict[str, str]:
@@ -105,11 +103,10 @@ def _numbers_of(config: Mapping[str, Any]) -> str:
 
 def command(words: Sequence[str]) -> list[str]:
     """Return the words of the command line, without passwords in keys named like them and in addresses."""
-    shown = []
-    for word in words:
-        key, equals, _ = word.partition("=")
-        hidden = equals and is_secret(key.lstrip("+").rpartition(".")[2])
-        shown.append(f"{key}=***" if hidden else _PASSWORD.sub("//***@", word))
+    shown = [secrets.word(word) for word in words]
+    for i, word in enumerate(words[:-1]):  # of a script of the user's own: --api-key VALUE
+        if word.startswith("-") and "=" not in word and secrets.is_secret(word.lstrip("-")):
+            shown[i + 1] = secrets.HIDDEN
     return shown
 
 

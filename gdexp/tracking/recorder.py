@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal
+from gdexp.config.secrets import hide
 from gdexp.tracking import endings, kept
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import Number, Run, Tables
@@ -135,7 +136,7 @@ class Recorder:
     def _end_the_rest(self, error: BaseException | None) -> None:
         """End the runs that haven't come to their end."""
         failed = isinstance(error, Exception)
-        texts = {"traceback.txt": "".join(tracebacks.format_exception(error))} if failed and error else {}
+        texts = {"traceback.txt": hide("".join(tracebacks.format_exception(error)))} if failed and error else {}
         for run in set(range(len(self._ids))) - self._over:
             weights: Mapping[str, Tensor] = {}
             with suppress(Exception):  # what went wrong may have left the learner without any

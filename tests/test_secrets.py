@@ -1,0 +1,133 @@
+"""No secret stands in any place of a record or of what is printed, and nothing else is left out."""
+
+import json
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+import gdexp
+from gdexp.config.secrets import hide, is_secret
+
+SECRET = re.findall(
+    r"\S+",
+    """
+password passwd db_password dbPassword DB_PASSWORD user.password login-password passwords smtp_pass pass pwd
+userPwd passphrase ssh_passphrase keyPassphrase secret secrets client_secret clientSecret CLIENT_SECRET
+secret_key secretKey aws_secret_access_key AWS_SECRET_ACCESS_KEY secretAccessKey api_key apiKey APIKey apikey
+API_KEY api-key x-api-key xApiKey openai_api_key wandb_api_key wandb_key access_key accessKey
+aws_access_key_id private_key privateKey ssh_private_key private-key-pem token auth_token authToken
+access_token accessToken refresh_token refreshToken id_token hf_token HF_TOKEN github_token bearer
+bearer_token session_token csrfToken auth basic_auth basicAuth auth_header authorization Authorization
+proxy-authorization credential credentials aws_credentials gcpCredentials service_account_key accountKey
+encryption_key signing_key ssh_key master_key shared_key storage_key subscription_key deploy_key license_key
+cookie session_cookie jwt jwtToken data.options[0].password webhook_secret secret_name auth_key
+""",
+)
+
+PLAIN = re.findall(
+    r"\S+",
+    """
+lr momentum weight_decay key keys sort_key primary_key foreign_key key_size num_keys keyword monkey tokens
+num_tokens max_tokens max_new_tokens n_tokens token_dim tokenizer tokenizer_name pad_token eos_token bos_token
+cls_token mask_token unk_token sep_token pad_token_id vocab_size author authors authority passes n_passes
+forward_pass band_pass passage passenger compass bypass secretary path seed features hidden dropout optimizer
+model data.path url uri host user username login name label target betas eps alpha width depth heads kernel
+stride padding bias batch_size epochs
+""",
+)
+
+
+def test_names():
+    assert [name for name in SECRET if not is_secret(name)] == []
+    assert [name for name in PLAIN if is_secret(name)] == []
+    assert len(SECRET) + len(PLAIN) > 150
+
+
+VALUES = {
+    "+data.password": "hunter2aa",
+    "+data.aws_secret_access_key": "abcd/efgh+ijkl",
+    "+data.authToken": "tok-123-456",
+    "+data.pwd": "73519284",  # a number
+    "+data.deep": "{privateKey: begin-key, inner: [{api-key: deep-key}]}",
+    "+data.address": "postgresql://me:pg-pass@host/db",
+    "+data.slash": "postgresql://me:sl/pass@host/db",
+    "+data.query": "https://host/x?token=query-pass&page=2",
+    "+data.plain": "${oc.env:MY_VALUE}",
+    "+data.made": "x-${oc.env:MY_VALUE}",
+    "+data.same": "from-the-shell",
+}
+HIDDEN = ["hunter2aa", "abcd/efgh", "tok-123-456", "73519284", "begin-key", "deep-key", "pg-pass", "sl/pass"]
+HIDDEN += ["query-pass", "from-environment", "from-the-shell"]
+
+
+@pytest.fixture
+def words(stocked, monkeypatch):
+    monkeypatch.setenv("MY_VALUE", "from-environment")
+    monkeypatch.setenv("THEIR_TOKEN", "from-the-shell")
+    Path("my_data.py").write_text(
+        "from gdexp.data.synthetic import line\n"
+        "def load(**given):\n"
+        "    assert (len(given['password']), len(given['plain'])) == (9, 16)\n"
+        "    if given.get('fails'):\n"
+        "        raise RuntimeError(f'{given}')\n"
+        "    return line()\n"
+    )
+    typed = [f"{key}={value}" if value[0] == "{" else f"{key}='{value}'" for key, value in VALUES.items()]
+    return ["data=custom", "data._target_=my_data.load", "trainer.epochs=2", *typed]
+
+
+def places():
+    """Return all that a run leaves behind and that isn't the user's own file."""
+    connection = sqlite3.connect("mlflow.db")
+    rows = "\n".join(connection.iterdump())
+    connection.close()
+    return rows.encode() + b"".join(p.read_bytes() for p in Path("mlruns").rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("kind", ["one", "sweep", "failed", "kept"])
+def test_no_place_of_a_record_holds_a_secret(words, capfd, kind):
+    more = {"sweep": ["optimizer.lr=0.01,0.02"], "failed": ["+data.fails=true"], "kept": ["trainer.checkpoint_every=1"]}
+    try:
+        gdexp.launch([*words, *more.get(kind, [])], multirun=kind == "sweep")
+    except RuntimeError:
+        assert kind == "failed"
+    assert len(gdexp.runs()) == (2 if kind == "sweep" else 1)
+    found = places()
+    shown = capfd.readouterr()
+    for secret in HIDDEN:
+        assert secret.encode() not in found, secret
+        assert secret not in shown.out + shown.err, secret
+    assert b"${oc.env:MY_VALUE}" in found and b"page=2" in found
+
+
+def test_a_run_with_short_values_can_be_loaded(stocked, monkeypatch):
+    """Values such as 1 or a once blotted out whatever held them, `_target_` among it."""
+    for name, value in {"ONE": "1", "LETTER": "a", "RATE": "0.01", "MODEL": "gdexp"}.items():
+        monkeypatch.setenv(name, value)
+    Path("my_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, **given):\n"
+        "        super().__init__(1, 1)\n"
+    )
+    given = ["+model.a=${oc.env:ONE}", "+model.b=${oc.env:LETTER}", "+model.c=${oc.env:MODEL}", "+model.d=banana"]
+    words = ["model=custom", "model._target_=my_net.Net", *given, "optimizer.lr='${oc.decode:${oc.env:RATE}}'"]
+    [run] = gdexp.launch([*words, "trainer.epochs=1"]).to_dict("records")
+    assert (run["model.d"], run["model._target_"], run["optimizer.lr"]) == ("banana", "my_net.Net", 0.01)
+    assert gdexp.load(run["run_id"]).weight.shape == (1, 1)
+
+
+def test_command_line_of_a_script_is_recorded_without_secrets(stocked, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--api-key", "sesame-open", "--password=hunter2bb", "x"])
+    gdexp.launch(["trainer.epochs=1"])
+    [path] = Path("mlruns").rglob("environment.json")
+    assert json.loads(path.read_text())["command"] == ["train.py", "--api-key", "***", "--password=***", "x"]
+
+
+def test_messages():
+    assert hide("http://a:b@c:1/d and https://x/y@z") == "http://***@c:1/d and https://x/y@z"
+    assert hide("http://host:80/a@b") == "http://host:80/a@b"
+    assert hide("{'password': 'x y', 'lr': 0.1}") == "{'password': ***, 'lr': 0.1}"
+    assert hide("Authorization: Bearer abcdefgh1234").count("abcdefgh") == 0
