@@ -82,11 +82,24 @@ class Metrics:
         known: functions of `gdexp.metrics`, and others that take what it describes.
         own: functions of the user's own, which take output and target as they are.
         reading: for the known ones.
+        train: those of the training rows.
     """
 
-    def __init__(self, known: Mapping[str, Metric], own: Mapping[str, Metric], reading: Reading | None) -> None:
+    def __init__(
+        self,
+        known: Mapping[str, Metric],
+        own: Mapping[str, Metric],
+        reading: Reading | None,
+        train: "Metrics | None" = None,
+    ) -> None:
         self._known, self._own, self._reading = known, own, reading
         self.names = [*known, *own]
+        self.train = train
+
+    @property
+    def of_train(self) -> list[str]:
+        """The names by which metrics of the training rows are recorded."""
+        return [f"train_{name}" for name in self.train.names] if self.train is not None else []
 
     def __call__(self, outputs: Sequence[Pair]) -> dict[str, float]:
         """Return each metric of the rows of all batches."""

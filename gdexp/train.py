@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_map
 from gdexp.average import Average
 from gdexp.data import TensorData
 from gdexp.data.batches import Batches, groups
+from gdexp.data.generators import put_back
+from gdexp.data.loading import Loader
 from gdexp.measures import after_epoch, means
 from gdexp.reading import Metrics
 from gdexp.schedule import Schedule
@@ -157,6 +159,7 @@ class Loop:
         self._batch_size, self._accumulate, self._factor = batch_size, accumulate, divergence_factor
         self._metrics, self._record, self._on_step = metrics, record, on_step
         self._validate_every = validate_every
+        self._of_train = metrics.of_train if metrics is not None else []
         self._batches = Batches(data.train, batch_size, whole=drop_last)
         self._validation = None if data.val is None else _evaluated(data.val, batch_size)
         self._weights = _Weights(learner, len(runs) > 1)
@@ -193,8 +196,9 @@ class Loop:
                 if run.schedule is not None:
                     run.schedule.after_epoch(own, validated=due)
                 stopped = late
-                if run.watch is not None and (due or not run.watch.monitor.startswith("val_")):
-                    seen = self._weights.measured(run.watch.monitor, place, self._average, len(steps))
+                if run.watch is not None and (due or not self._is_measured_after(run.watch.monitor)):
+                    begun = len(steps) == 1 and not self._is_measured_after(run.watch.monitor)
+                    seen = self._weights.measured(run.watch.monitor, place, self._average, begun)
                     stopped = run.watch.see(self.epoch, own, seen) or late
                 last = ends or stopped is not None
                 finished.append(Epoch(self.epoch, own, False, stopped, last, i))
@@ -281,7 +285,7 @@ class Loop:
 
     def _validate(self, found: Sequence[dict[str, float]], places: Sequence[int]) -> list[Epoch]:
         """Add what the validation rows give to the metrics of the runs at these places; return what ends by it."""
-        if self._data.val is None or not places:
+        if not places or (self._data.val is None and not self._of_train):
             return []
         validated = self._sound(self._validated)
         if self._broken:
@@ -293,13 +297,27 @@ class Loop:
     def _validated(self) -> list[dict[str, float]]:
         """Measure the validation rows, with the weights and with their average."""
         several = len(self._at) if len(self._runs) > 1 else None
+        found = self._measured_again(several)
+        if self._validation is None:
+            return found
         arguments = self._learner, self._validation, self._batch_size, self._metrics, several
-        found = [{f"val_{k}": v for k, v in own.items()} for own in evaluate(*arguments)]
+        for own, measured in zip(found, evaluate(*arguments), strict=True):
+            own |= {f"val_{k}": v for k, v in measured.items()}
         if self._average is not None:
             with self._average.in_place():
                 for own, measured in zip(found, evaluate(*arguments), strict=True):
                     own |= {f"val_{k}_ema": v for k, v in measured.items()}
         return found
+
+    def _measured_again(self, several: int | None) -> list[dict[str, float]]:
+        """Measure the training rows after the epoch, where that is asked for, and leave no trace of it."""
+        wanted = self._metrics.train if self._metrics is not None else None
+        if wanted is None:
+            return [{} for _ in self._at]
+        split = self._data.train
+        with put_back(*(split.generators() if isinstance(split, Loader) else ())):
+            found = evaluate(self._learner, split, self._batch_size, wanted, several)
+        return [{f"train_{name}": own[name] for name in wanted.names} for own in found]
 
     def _compact(self) -> None:
         """Cut off the runs that have ended once they are half of all; two stay, for one alone may round differently."""
@@ -313,6 +331,10 @@ class Loop:
         if self._average is not None:
             self._average.keep(self._learner.weights(), index)
         self._at = [self._at[place] for place in index.tolist()]
+
+    def _is_measured_after(self, monitor: str) -> bool:
+        """Say whether a metric is measured after an epoch, not along with its steps."""
+        return monitor.startswith("val_") or monitor in self._of_train
 
     def _is_late(self) -> bool:
         if self._max_seconds is None:
@@ -389,11 +411,18 @@ class _Weights:
         begun = self._at(place, self._begun)
         _copy(begun if all(map(_finite, begun)) else self._at(place, self._before), self._at(place, self._live))
 
-    def measured(self, monitor: str, place: int, average: Average | None, steps: int) -> Sequence[Tensor]:
-        """Return the weights that the monitor was measured with: a lone step's loss is that of those before it."""
+    def measured(self, monitor: str, place: int, average: Average | None, begun: bool) -> Sequence[Tensor]:
+        """Return the weights that the monitor was measured with: a lone step's loss is that of those before it.
+
+        Args:
+            monitor: its name.
+            place: of the run.
+            average: of the weights.
+            begun: whether an epoch's only step measured it.
+        """
         if average is not None and monitor.endswith("_ema"):
             return self._at(place, list(average.weights.values()))
-        return self._at(place, self._begun if monitor.startswith("train_") and steps == 1 else self._live)
+        return self._at(place, self._begun if monitor.startswith("train_") and begun else self._live)
 
     def keep(self, learner: Learner, places: Tensor) -> None:
         """Go on with the runs at these places."""

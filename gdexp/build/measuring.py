@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gdexp.build import fit
+from gdexp.build.libraries import Shape, adapted, is_library
 from gdexp.build.weighting import may_ignore
 from gdexp.config import targets
 from gdexp.config.refusal import Refusal, nearest
@@ -36,21 +37,50 @@ def make_metrics(wanted: Sequence[str], loss: Any, data: TensorData, reading: Re
     Raises:
         Refusal: one of them doesn't take what the model gives to this loss.
     """
-    if wanted and (loss is None or (data.val is None and data.test is None)):
-        raise Refusal("`metrics` needs a loss, and validation or test rows: data.val_fraction=0.2")
+    if wanted and loss is None:
+        raise Refusal("`metrics` needs a loss: a model returns numbers of its own beside its training_loss")
+    apart = [name for name in wanted if not _is_of_train(name)]
+    if apart and data.val is None and data.test is None:
+        raise Refusal(
+            f"`metrics`: {apart[0]} needs validation or test rows: data.val_fraction=0.2; "
+            f"that of training rows is called train_{apart[0]}"
+        )
     kinds = _kinds(reading, data)
     found: dict[str, Metric] = {}
+    train: dict[str, Metric] = {}
     own: dict[str, Metric] = {}
     for i, name in enumerate(wanted):
-        if metric := known(name):
-            _check(name, metric.takes, kinds, data)
-            found[name] = metric.function
+        plain = name.removeprefix("train_") if _is_of_train(name) else name
+        if metric := known(plain):
+            _check(plain, metric.takes, kinds, data)
+            (found if plain == name else train)[plain] = metric.function
         elif "." in name:
-            own[name.rpartition(".")[2]] = targets.resolve(f"metrics[{i}]", name)
+            function, last = targets.resolve(f"metrics[{i}]", name), name.rpartition(".")[2]
+            if is_library(function):
+                found[last] = adapted(f"metrics[{i}]", function, _shape(kinds, data))
+            else:
+                own[last] = function
         else:
             raise Refusal(f"`metrics`: {name!r} is no metric{nearest(name, [*KNOWN, 'top_3'])}")
     found.pop("accuracy", None)  # it is measured anyway
-    return Metrics(found, own, reading)
+    return Metrics(found, own, reading, Metrics(train, {}, reading) if train else None)
+
+
+def _is_of_train(name: str) -> bool:
+    return name.startswith("train_") and "." not in name
+
+
+def _shape(kinds: frozenset[str], data: TensorData) -> Shape | None:
+    """Return kind and number of the columns that a model gives, None where that isn't known."""
+    kind = next((kind for kind in _WORDS if kind in kinds), None)
+    if kind is None:
+        return None
+    target = fit.sample(data)[1]
+    if kind == "classes":
+        columns = data.classes or (target.shape[1] if target.is_floating_point() and target.dim() > 1 else None)
+    else:
+        columns = target.shape[1] if kind == "labels" else target.shape[1:].numel()
+    return None if columns is None else Shape(kind, columns, "likelihood" in kinds)
 
 
 def _check(name: str, takes: frozenset[str], kinds: frozenset[str], data: TensorData) -> None:

@@ -14,7 +14,8 @@ def make_watch(config: Mapping[str, Any], data: TensorData, loss: Any, further: 
     """Return what follows the monitor; its name is checked where it can be known before training."""
     trainer = config["trainer"]
     monitor = trainer["monitor"] or ("val_loss" if data.val is not None else "train_loss")
-    known = ["train_loss", "lr", *trainer["record"], *_measured("val", data.val, trainer, further)]
+    measured = _measured("val", data.val, trainer, further)
+    known = ["train_loss", "lr", *trainer["record"], *further.of_train, *measured]
     if loss is not None and monitor not in known:  # a model's own numbers aren't known yet
         raise Refusal(f"`trainer.monitor`: this run has no {monitor!r}{nearest(monitor, known)}")
     mode = direction.of_monitor(monitor, config)
@@ -33,7 +34,7 @@ def check_objective(config: Mapping[str, Any], data: TensorData, loss: Any, furt
         return
     splits = {"val": data.val, "test": data.test}
     measured = [m for split, rows in splits.items() for m in _measured(split, rows, trainer, further)]
-    known = ["train_loss", "lr", *trainer["record"], *measured]
+    known = ["train_loss", "lr", *trainer["record"], *further.of_train, *measured]
     if loss is not None and name not in known:
         raise Refusal(f"`sweep.objective`: these runs have no {name!r}{nearest(name, known)}")
     direction.of_objective(name, config)

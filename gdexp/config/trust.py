@@ -23,6 +23,7 @@ from gdexp.config.refusal import Refusal
 _NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\b|^metrics\b")  # keys whose values are imported
 _OURS = ("gdexp.models.", "gdexp.objectives.", "gdexp.losses.", "gdexp.optimizers.", "gdexp.data.")
 _TORCHS = ("torch.nn.", "torch.optim.", "torch.utils.data.")
+_METRICS = ("sklearn.metrics.", "torchmetrics.")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LIBRARY = re.compile(r"/lib(64|32)?/python3(\.\d+)?t?/|/(site|dist)-packages/")  # of any Python
 _ARTIFACTS = ("mlruns", "mlartifacts")  # MLflow's own names for where artifacts are
@@ -110,6 +111,8 @@ def may_be_imported(name: str) -> bool:
     if parts[0] in ("gdexp", "torch"):
         return name.startswith(_OURS + _TORCHS)
     files = list(_files(parts))
+    if name.startswith(_METRICS):
+        return bool(files) and all(is_installed(file) for _, file in files)
     return bool(files) and all(is_own(module, file) for module, file in files)
 
 
@@ -159,6 +162,8 @@ def _may_be_built(target: Any) -> bool:
     if module == "torch.nn.functional":
         return callable(target)
     if f"{module}.".startswith(_OURS):
+        return not getattr(target, "__name__", "_").startswith("_")
+    if f"{module}.".startswith(_METRICS):
         return not getattr(target, "__name__", "_").startswith("_")
     file = getattr(sys.modules.get(module), "__file__", None)
     return bool(file) and is_own(module, Path(str(file)).absolute())

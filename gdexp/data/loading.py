@@ -49,12 +49,17 @@ class Loader:
         """
         key = 0 if self._streams() else most
         if key not in self._seen:
-            with put_back(*_generators(self.given)):
+            with put_back(*self.generators()):
                 self._seen[key] = self._first_of_stream() if self._streams() else self._first_rows(most)
         batch = self._seen[key]
         for change in self._changes:
             batch = change(batch)
         return batch
+
+    def generators(self) -> list[torch.Generator | None]:
+        """Return the generators of a DataLoader that the data bring, and of its samplers."""
+        samplers = [getattr(self.given, name, None) for name in ("sampler", "batch_sampler")]
+        return [getattr(part, "generator", None) for part in (self.given, *samplers)]
 
     def then(self, change: Callable[[Any], Any]) -> "Loader":
         """Return the same split with a further change to each batch."""
@@ -202,9 +207,3 @@ def _seed_worker(worker: int) -> None:
 
 def _seed(seed: int, epoch: int) -> int:
     return (1_000_003 * seed + epoch) % 2**32
-
-
-def _generators(loader: DataLoader | None) -> list[torch.Generator | None]:
-    """Return the generators of a DataLoader and of its samplers."""
-    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
-    return [getattr(part, "generator", None) for part in (loader, *samplers)]
