@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gdexp.config.refusal import nearest
 from gdexp.data import Weighted
-from gdexp.data.dialect import misread
+from gdexp.data.dialect import misread, override
 from gdexp.data.gaps import Block
 from gdexp.data.table_file import Source, is_number, unneeded
 
@@ -66,7 +66,7 @@ def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
         shown = next(iter(frame[texts[0]].dropna()), "")
         raise ValueError(
             f"`{source.key}`: column {texts[0]!r} holds text ({str(shown)[:40]!r}): data.text=one_hot or "
-            f"data.text=drop, or leave it out by data.exclude=[{texts[0]}]"
+            f"data.text=drop, or leave it out by {override('exclude', texts[:1])}"
         )
     if texts and roles.text == "drop":
         features = [name for name in features if name not in texts]

@@ -1,6 +1,7 @@
 """How a CSV file is written, and which words of the command line read one that isn't written as usual."""
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-# names for characters that a shell or Hydra would want in quotes
-CHARACTERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "spaces": r"\s+", "point": ".", "dot": "."}
+from gdexp.config.printable import word
+from gdexp.config.written import typed
 
-_SEPARATORS = ("comma", "semicolon", "tab", "|")
+# names for characters that a shell or Hydra would want in quotes
+CHARACTERS = {
+    "comma": ",",
+    "semicolon": ";",
+    "tab": "\t",
+    "\\t": "\t",
+    "pipe": "|",
+    "spaces": r"\s+",
+    "point": ".",
+    "dot": ".",
+}
+
+_SEPARATORS = ("comma", "semicolon", "tab", "pipe")
 _MOST_LINES = 20  # above the header, as a title or notes
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?")
@@ -88,10 +101,15 @@ def advice(path: str, dialect: Dialect) -> str:
     told = {
         "encoding": (encoding, dialect.encoding),
         "separator": (separator, dialect.separator),
-        "header": (str(above), "0"),
+        "header": (above, 0),
         "decimal": ("comma" if commas else dialect.decimal, dialect.decimal),
     }
-    return " ".join(f"data.{key}={_quoted(value)}" for key, (value, now) in told.items() if value != now)
+    return " ".join(override(key, value) for key, (value, now) in told.items() if value != now)
+
+
+def override(key: str, value: Any) -> str:
+    """Return the word of a command line that sets a key of `data`."""
+    return word(f"data.{key}={typed(value)}")
 
 
 def _separator(path: str, dialect: Dialect, encoding: str) -> tuple[str, int, pd.DataFrame] | None:
@@ -119,7 +137,7 @@ def looks_like_rows(frame: pd.DataFrame) -> bool:
     if not known or any(np.isnan(known)):
         return False
     steps = np.diff(known)
-    counts = all(n == round(n) for n in known) and len(set(steps)) <= 1 and all(steps != 0)
+    counts = np.allclose(steps, steps[:1]) and bool(all(steps != 0))
     names_texts = texts and not any((column == name).any() for name, column in texts)
     return not (counts and (len(known) > 2 or names_texts))
 
@@ -138,10 +156,9 @@ def misread(name: str, column: pd.Series, dialect: Dialect) -> str:
     marks = [str(mark).strip() for mark in odd.unique()]
     if len(odd) == len(values) or not all(map(_NO_WORD.fullmatch, marks)):
         return ""
-    told = ",".join(map(_quoted, [*map(str, dialect.na_values), *marks]))
     return (
-        f"column {name!r} holds {marks[0][:_SHOWN]!r} in {len(odd)} of {len(column)} rows, and numbers else: "
-        f'add "data.na_values=[{told}]", or data.categories=[{name}] if these are no numbers'
+        f"column {name!r} holds {marks[0][:_SHOWN]!r} in {len(odd)} of {len(column)} rows, and numbers else: add "
+        f"{override('na_values', [*dialect.na_values, *marks])}, or {override('categories', [name])} if it holds texts"
     )
 
 
@@ -203,12 +220,8 @@ def _as_number(name: str) -> float | None:
         return None
     for text in (name, re.sub(r"\.\d+$", "", name)):  # pandas numbers the second of two equal names
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
             continue
+        return number if math.isfinite(number) else float("nan")
     return float("nan")
-
-
-def _quoted(text: str) -> str:
-    """Return a text as it can be typed within an override."""
-    return text if re.fullmatch(r"[\w.|?*+/$%@-]+", text) else f"'{text}'"

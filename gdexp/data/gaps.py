@@ -9,6 +9,7 @@ import torch
 
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData, Weighted
+from gdexp.data.dialect import override
 from gdexp.data.table_file import Source
 
 _SHOWN = 5  # columns in a list of them
@@ -104,7 +105,7 @@ class Filling:
         if len(there) == 0:
             raise Refusal(
                 f"`data.missing={self._how}`: no training row has a value of {block.name!r}; "
-                f"data.exclude=[{block.name}] leaves the column out"
+                f"{override('exclude', [block.name])} leaves the column out"
             )
         if block.text:
             return np.eye(columns.shape[1])[there.sum(axis=0).argmax()]

@@ -138,20 +138,20 @@ def _place_in_class(labels: Tensor) -> Tensor:
 
 def _some_groups(labels: Tensor, count: int, plan: Plan, key: str) -> Tensor:
     """Return groups that have about `count` rows together: each that brings the number of rows nearer to it."""
-    groups, sizes = labels.unique(return_counts=True)
-    shuffled = torch.arange(len(groups))
+    groups, counts = labels.unique(return_counts=True)
+    shuffled, sizes = torch.arange(len(groups)), counts.tolist()
     if plan.split_seed is not None:
         shuffled = torch.randperm(len(groups), generator=_generator(plan.split_seed))
     chosen: list[int] = []
     rows = 0
     for place in reversed(shuffled.tolist()):
-        if abs(rows + int(sizes[place]) - count) < abs(rows - count):
+        if abs(rows + sizes[place] - count) < abs(rows - count):
             chosen.append(place)
-            rows += int(sizes[place])
+            rows += sizes[place]
     if not 0 < len(chosen) < len(groups):
         raise Refusal(
             f"`data.{key}`: {count} of {len(labels)} rows can't be made of whole groups: there are {len(groups)}, "
-            f"of {int(sizes.min())} to {int(sizes.max())} rows"
+            f"of {min(sizes)} to {max(sizes)} rows"
         )
     return groups[chosen]
 
@@ -181,9 +181,9 @@ def _folds_of_classes(order: Tensor, labels: Tensor, folds: int) -> Tensor:
     rank[by_appearance] = torch.arange(len(codes))
     dealt = rank[in_file].sort().values
     own, fold_of = labels[order], torch.empty(len(order), dtype=torch.long)
+    counts = torch.stack([dealt[fold::folds].bincount(minlength=len(codes)) for fold in range(folds)])
     for code in codes:
-        counts = torch.stack([(dealt[fold::folds] == rank[code]).sum() for fold in range(folds)])
-        fold_of[own == code] = torch.repeat_interleave(counts)
+        fold_of[own == code] = torch.repeat_interleave(counts[:, rank[code]])
     return fold_of
 
 

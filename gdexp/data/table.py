@@ -86,7 +86,7 @@ def table(
         classes=None if columns.labels is None else len(columns.labels),
         groups=None if roles.group is None else group_numbers(frame[roles.group]),
         after_split=None if missing in ("refuse", "drop") else Filling(columns.blocks, missing),
-        about="; ".join(about),
+        about=" ".join("; ".join(about).split()),
     )
 
 
