@@ -149,6 +149,30 @@ def test_a_target_of_numbers_with_a_mark_is_not_taken_for_classes(here):
     assert table("t.csv", "y", na_values="?", missing="drop").train[1].ravel().tolist() == [i / 2 for i in range(1, 9)]
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "values"),
+    [
+        ('a,y\n"1,234.5",1\n999,2\n', {"thousands": "comma"}, [1234.5, 999]),
+        ("a;y\n1.234,5;1\n2.000;2\n", {"separator": ";", "decimal": ",", "thousands": "."}, [1234.5, 2000]),
+        ("a;y\n1,5;1\n?;2\n2;3\n", {"separator": ";", "decimal": ",", "na_values": "?", "missing": "drop"}, [1.5, 2]),
+    ],
+)
+def test_numbers_as_people_write_them_are_never_texts(here, text, words, values):
+    write(here, text)
+    assert table("t.csv", "y", **words).train[0].ravel().tolist() == values
+    for key in words.keys() - {"separator", "missing"}:
+        without = {k: v for k, v in words.items() if k != key}
+        with pytest.raises(ValueError, match=f"add '?data.{key}="):
+            table("t.csv", "y", text="one_hot", **without)
+
+
+def test_a_rare_word_among_many_numbers_is_told(here):
+    write(here, "a,y\n" + "".join(f"{i if i % 7 else 'unknown'},{i}\n" for i in range(40)))
+    with pytest.raises(ValueError, match=r"'unknown' in 6 of 40 rows.*add 'data.na_values=\[unknown\]'"):
+        table("t.csv", "y", text="one_hot")
+    assert table("t.csv", "y", text="one_hot", categories=["a"]).train[0].shape == (40, 35)
+
+
 def test_na_values_may_be_numbers(here):
     write(here, "a,y\n1,1\n-999,2\n3,3\n")
     assert table("t.csv", "y", na_values=[-999], missing="drop").train[0].tolist() == [[1], [3]]

@@ -63,9 +63,8 @@ def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
     _check_numbers(roles, source, [*features, *roles.targets, *weights])
     texts = [name for name in features if name not in roles.categories and not is_number(frame[name])]
     if texts and roles.text == "error":
-        shown = next(iter(frame[texts[0]].dropna()), "")
         raise ValueError(
-            f"`{source.key}`: column {texts[0]!r} holds text ({str(shown)[:40]!r}): data.text=one_hot or "
+            f"`{source.key}`: column {texts[0]!r} holds text ({_shown(frame[texts[0]])}): data.text=one_hot or "
             f"data.text=drop, or leave it out by {override('exclude', texts[:1])}"
         )
     if texts and roles.text == "drop":
@@ -83,6 +82,13 @@ def _check_numbers(roles: Roles, source: Source, names: Iterable[str]) -> None:
         column = source.frame[name]
         if name not in roles.categories and not is_number(column) and (line := misread(name, column, source.dialect)):
             raise ValueError(f"`{source.key}`: {line}")
+
+
+def _shown(column: pd.Series) -> str:
+    """Return a value of a text, one that is no number if there is one."""
+    values = column.dropna().astype(str)
+    words = values[pd.to_numeric(values, errors="coerce").isna()]
+    return repr(str(next(iter([*words[:1], *values[:1]]), ""))[:40])
 
 
 def _check_names(roles: Roles, source: Source) -> None:
@@ -171,10 +177,8 @@ class Encoding(NamedTuple):
         if self.labels is None:
             texts += [name for name in self.roles.targets if not is_number(source.frame[name])]
         if texts:
-            shown = next(iter(source.frame[texts[0]].dropna()), "")
-            raise ValueError(
-                f"`{source.key}`: column {texts[0]!r} holds text ({str(shown)[:40]!r}), in the first file numbers"
-            )
+            shown = _shown(source.frame[texts[0]])
+            raise ValueError(f"`{source.key}`: column {texts[0]!r} holds text ({shown}), in the first file numbers")
 
     def unknown(self, frame: pd.DataFrame) -> list[str]:
         """Return in words how many rows of a second file hold texts that the first file lacks."""

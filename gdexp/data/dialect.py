@@ -28,9 +28,13 @@ CHARACTERS = {
 _SEPARATORS = ("comma", "semicolon", "tab", "pipe")
 _MOST_LINES = 20  # above the header, as a title or notes
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+# how numbers are written, with the words that read them so; the first that fits all of a column counts
+_PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?")
+_THOUSANDS_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+_THOUSANDS_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?")
 _NO_WORD = re.compile(r"[\W_]+")  # as ?, -- or *
+_FEW, _MANY = 2, 10  # words among so many different numbers are no names of classes
 _SAMPLE = 1000  # values, none of which is a number in a column of text
 _SHOWN = 40  # characters of a value in a message
 
@@ -41,6 +45,7 @@ class Dialect(NamedTuple):
     Args:
         separator: between cells: a character, its name (`comma`, `semicolon`, `tab`), or `spaces`.
         decimal: point or comma.
+        thousands: what stands between each three digits of a number; None: nothing does.
         encoding: as Python names it.
         na_values: further texts that mean a missing value.
         header: true: the first line holds the names; false: there are none, columns are numbered
@@ -50,6 +55,7 @@ class Dialect(NamedTuple):
 
     separator: str = "comma"
     decimal: str = "point"
+    thousands: str | None = None
     encoding: str = "utf-8"
     na_values: Sequence[str | float] = ()
     header: Any = "auto"
@@ -60,13 +66,16 @@ class Dialect(NamedTuple):
         Raises:
             ValueError: names the key whose value can't be used.
         """
-        separator, decimal = (CHARACTERS.get(c, c) for c in (self.separator, self.decimal))
-        for key, value, whole in (("separator", separator, (r"\s+",)), ("decimal", decimal, ())):
-            if len(value) != 1 and value not in whole:
-                raise ValueError(f"`data.{key}` must be one character or its name, as semicolon, got {value!r}")
+        characters: dict[str, str | None] = {}
+        for key in ("separator", "decimal", "thousands"):
+            told = getattr(self, key)
+            characters[key] = character = _character(told)
+            if character is not None and len(character) != 1 and not (key == "separator" and character == r"\s+"):
+                raise ValueError(f"`data.{key}` must be one character or its name, as semicolon, got {told!r}")
         return {
-            "sep": separator,
-            "decimal": decimal,
+            "sep": characters["separator"],
+            "decimal": characters["decimal"],
+            "thousands": characters["thousands"],
             "encoding": self.encoding,
             "na_values": list(self.na_values),
             "header": 0 if self.has_names else None,
@@ -97,14 +106,15 @@ def advice(path: str, dialect: Dialect) -> str:
     if found is None:
         return ""
     separator, above, table = found
-    commas = separator != "comma" and any(_has_commas(table[c][1:]) for c in table)
+    written = next(filter(None, (_written(table[c][1:], separator) for c in table)), {})
     told = {
         "encoding": (encoding, dialect.encoding),
         "separator": (separator, dialect.separator),
         "header": (above, 0),
-        "decimal": ("comma" if commas else dialect.decimal, dialect.decimal),
+        "decimal": (written.get("decimal", dialect.decimal), dialect.decimal),
+        "thousands": (written.get("thousands", dialect.thousands), dialect.thousands),
     }
-    return " ".join(override(key, value) for key, (value, now) in told.items() if value != now)
+    return " ".join(override(key, value) for key, (value, now) in told.items() if _character(value) != _character(now))
 
 
 def override(key: str, value: Any) -> str:
@@ -117,12 +127,24 @@ def _separator(path: str, dialect: Dialect, encoding: str) -> tuple[str, int, pd
     for above in range(_MOST_LINES):
         tables = [(s, _peeked(path, s, encoding, above)) for s in dict.fromkeys([dialect.separator, *_SEPARATORS])]
         if there := [(s, above, table) for s, table in tables if table is not None]:
-            return max(there, key=lambda found: found[2].shape[1])  # the first of equals
+            return max(there, key=lambda found: _columns(found[2], found[0]))  # the first of equals
     spaced = _peeked(path, "spaces", encoding, 0)
     return None if spaced is None else ("spaces", 0, spaced)
 
 
-def looks_like_rows(frame: pd.DataFrame) -> bool:
+def _columns(table: pd.DataFrame, separator: str) -> tuple[int, int]:
+    """Return how many columns of a table hold numbers, and how many it has."""
+    numbers = [_written(table[c][1:], separator) is not None for c in table]
+    return sum(numbers), table.shape[1]
+
+
+def holds_separators(names: Sequence[str], dialect: Dialect) -> bool:
+    """Say whether names hold what separates the cells of other files."""
+    own = dialect.arguments()["sep"]
+    return any(CHARACTERS[s] in name for s in _SEPARATORS for name in names if CHARACTERS[s] != own)
+
+
+def looks_like_rows(frame: pd.DataFrame, dialect: Dialect) -> bool:
     """Say whether the names of a table are rather the first of its rows.
 
     So they are if all columns of numbers have a number as name, but for a sequence such as years; without
@@ -130,7 +152,8 @@ def looks_like_rows(frame: pd.DataFrame) -> bool:
     """
     columns = [(str(name), frame.iloc[:, i]) for i, name in enumerate(frame.columns)]
     texts = [(name, column) for name, column in columns if not pd.api.types.is_numeric_dtype(column)]
-    numbers = [_as_number(name) for name, c in columns if pd.api.types.is_numeric_dtype(c) and c.notna().any()]
+    point = str(dialect.arguments()["decimal"])
+    numbers = [_as_number(name, point) for name, c in columns if pd.api.types.is_numeric_dtype(c) and c.notna().any()]
     if not numbers:
         return len(texts) > 1 and len(frame) > 1 and all((column == name).any() for name, column in texts)
     known = [n for n in numbers if n is not None]
@@ -146,20 +169,34 @@ def misread(name: str, column: pd.Series, dialect: Dialect) -> str:
     """Return what is wrong with a column of text that is one of numbers but for how they are written."""
     values = column.dropna().astype(str)
     some = values[:_SAMPLE]
-    if pd.to_numeric(some, errors="coerce").isna().all() and not _has_commas(some):
+    if _written(some, dialect.separator) is None and pd.to_numeric(some, errors="coerce").isna().all():
         return ""
-    odd = values[pd.to_numeric(values, errors="coerce").isna()]
+    odd = values[_as_read(values, dialect).isna()]
     if odd.empty:
         return ""
-    if dialect.arguments()["decimal"] == "." and _has_commas(values):
-        return f"column {name!r} holds numbers such as {odd.iloc[0]!r}: add data.decimal=comma"
+    written = (_written(values, dialect.separator) or {}).items()
+    told = [override(k, v) for k, v in written if _character(v) != _character(getattr(dialect, k))]
+    if told:
+        shown = next((text for text in odd if not _NO_WORD.fullmatch(text)), odd.iloc[0])
+        return f"column {name!r} holds numbers such as {shown!r}: add {' '.join(told)}"
     marks = [str(mark).strip() for mark in odd.unique()]
-    if len(odd) == len(values) or not all(map(_NO_WORD.fullmatch, marks)):
+    numbers = values.nunique() - len(marks)
+    rare = len(marks) <= _FEW and numbers >= _MANY and len(odd) < len(values) / 2
+    if numbers == 0 or not (rare or all(map(_NO_WORD.fullmatch, marks))):
         return ""
     return (
         f"column {name!r} holds {marks[0][:_SHOWN]!r} in {len(odd)} of {len(column)} rows, and numbers else: add "
         f"{override('na_values', [*dialect.na_values, *marks])}, or {override('categories', [name])} if it holds texts"
     )
+
+
+def _as_read(texts: pd.Series, dialect: Dialect) -> pd.Series:
+    """Return the numbers that texts are in a dialect, NaN where they are none."""
+    told = dialect.arguments()
+    for character, point in ((told["thousands"], ""), (told["decimal"], ".")):
+        if character is not None and character != point:
+            texts = texts.str.replace(character, point, regex=False)
+    return pd.to_numeric(texts, errors="coerce")
 
 
 def _encoding(path: str, given: str) -> str | None:
@@ -191,7 +228,7 @@ def _peeked(path: str, separator: str, encoding: str, above: int) -> pd.DataFram
     try:
         table = pd.read_csv(
             path,
-            sep=CHARACTERS.get(separator, separator),
+            sep=_character(separator),
             encoding=encoding,
             header=None,
             skiprows=above,
@@ -207,18 +244,34 @@ def _peeked(path: str, separator: str, encoding: str, above: int) -> pd.DataFram
     return None if above and (is_row or len(table) < 2) else table
 
 
-def _has_commas(values: pd.Series) -> bool:
-    """Say whether texts are numbers with a decimal comma, at least one of them."""
-    texts = [str(v).strip() for v in values.dropna()]
-    commas = [t for t in texts if "," in t]
-    return bool(commas) and all(map(_DECIMAL_COMMA.fullmatch, texts)) and not all(map(_THOUSANDS.fullmatch, commas))
+def _written(values: pd.Series, separator: str) -> dict[str, str] | None:
+    """Return the keys that read texts as numbers, none of plain ones; None if they aren't numbers."""
+    texts = [text for v in values.dropna() if not _NO_WORD.fullmatch(text := str(v).strip()) and text]
+    odd = [text for text in texts if not _PLAIN.fullmatch(text)]
+    if not odd:
+        return {} if texts else None
+    thousands = all(map(_THOUSANDS_COMMA.fullmatch, odd))
+    if all(map(_DECIMAL_COMMA.fullmatch, texts)) and not (thousands and _character(separator) == ","):
+        return {"decimal": "comma"}
+    if thousands:
+        return {"thousands": "comma"}
+    grouped = [_THOUSANDS_POINT.fullmatch(text) or _DECIMAL_COMMA.fullmatch(text) for text in texts]
+    return {"decimal": "comma", "thousands": "point"} if all(grouped) else None
 
 
-def _as_number(name: str) -> float | None:
+def _character(told: Any) -> Any:
+    """Return the character that a name means, anything else as it is."""
+    return CHARACTERS.get(told, told)
+
+
+def _as_number(name: str, point: str) -> float | None:
     """Return the number that a name is, None of a name that is missing, NaN of any other."""
     if name.startswith("Unnamed: "):
         return None
-    for text in (name, re.sub(r"\.\d+$", "", name)):  # pandas numbers the second of two equal names
+    for text in (
+        name.replace(point, "."),
+        re.sub(r"\.\d+$", "", name).replace(point, "."),
+    ):  # pandas numbers the second of two equal names
         try:
             number = float(text)
         except ValueError:

@@ -25,6 +25,7 @@ def table(
     test_path: str | None = None,
     separator: str = "comma",
     decimal: str = "point",
+    thousands: str | None = None,
     encoding: str = "utf-8",
     na_values: Sequence[str | int | float] | str | int | float | None = None,
     header: Literal["auto"] | bool | int | None = "auto",
@@ -48,6 +49,7 @@ def table(
         test_path: a second such file with the test rows.
         separator: of the cells of a CSV file; this and the following ones are those of `Dialect`.
         decimal: the decimal point.
+        thousands: what stands between each three digits.
         encoding: the encoding of its text.
         na_values: texts or numbers that mean a missing value, beside those that pandas knows.
         header: where the names of its columns are.
@@ -57,7 +59,7 @@ def table(
         there are weights, these (rows,), float64.
     """
     marks = [na_values] if isinstance(na_values, (str, int, float)) else list(na_values or [])
-    dialect = Dialect(separator, decimal, encoding, marks, header)
+    dialect = Dialect(separator, decimal, thousands, encoding, marks, header)
     roles = Roles(
         targets=_names(target),
         features=None if features is None else _names(features),

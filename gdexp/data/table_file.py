@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gdexp.data.dialect import Dialect, advice, looks_like_rows
+from gdexp.data.dialect import Dialect, advice, holds_separators, looks_like_rows
 
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
 _ROW_NAMES = "Unnamed: 0"
@@ -84,7 +84,7 @@ def is_number(column: pd.Series) -> bool:
 
 def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
     usual = Dialect()
-    for name in ("separator", "decimal", "encoding", "header"):
+    for name in ("separator", "decimal", "thousands", "encoding", "header"):
         if getattr(dialect, name) != getattr(usual, name):
             raise ValueError(f"`data.{name}` is for CSV files, {path} is a Parquet file")
     try:
@@ -112,10 +112,12 @@ def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -
         except pd.errors.ParserWarning:
             names["names"] = _names_of_all(key, path, dialect)
             frame = _parsed(key, path, dialect, names)
-    if len(frame.columns) == 1 and (words := advice(path, dialect)):
-        raise ValueError(f"`{key}`: {path} has one column as it is read: add {words}")
     frame.columns = [str(c).strip() for c in frame.columns]
-    if dialect.header == "auto" and looks_like_rows(frame):
+    odd = len(frame.columns) == 1 or holds_separators(list(frame.columns), dialect)
+    if odd and (words := advice(path, dialect)):
+        count = len(frame.columns)
+        raise ValueError(f"`{key}`: {path} has {count} column{'s' * (count != 1)} as it is read: add {words}")
+    if dialect.header == "auto" and looks_like_rows(frame, dialect):
         shown = ", ".join(map(str, frame.columns[:3]))
         raise ValueError(
             f"`{key}`: the first line of {path} looks like a row ({shown}…): add data.header=false, which numbers the "
