@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from gdexp.config.refusal import Refusal
 from gdexp.data.nest import copied, same, size
 from gdexp.losses import Loss
 from gdexp.measures import over, parts_of
@@ -171,6 +172,10 @@ class OneRun:
         returned = self._forward(batch)
         if not isinstance(returned, tuple):
             return {name: returned}, None
+        if len(returned) != 2 or not isinstance(returned[1], Mapping):
+            raise Refusal(
+                f"{type(self.model).__name__}.training_loss must return the loss, or (loss, {{name: number}})"
+            )
         loss, numbers = returned
         return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}, None
 

@@ -128,6 +128,33 @@ class OwnCrossed(Linear):
         x, y = batch
         return ((self(x) - y) ** 2).mean()
 
+class Made(Linear):
+    def __init__(self, in_features):
+        super().__init__(in_features)
+        self.late = None
+    def forward(self, x):
+        if self.late is None:
+            self.late = nn.Linear(3, 1)
+        return super().forward(x) + self.late(x)
+
+class OwnPair(Own):
+    def training_loss(self, batch):
+        loss = ((self(batch[0]) - batch[1]) ** 2).mean()
+        return loss, loss
+
+class Scripted(nn.Module):
+    def __new__(cls, in_features):
+        return torch.jit.script(nn.Linear(in_features, 1))
+
+class Ragged(TensorDataset):
+    def __init__(self):
+        super().__init__(*points().train)
+    def __getitem__(self, i):
+        return torch.ones(2 + i), torch.ones(1)
+
+def empty():
+    return DataLoader(TensorDataset(torch.zeros(0, 3), torch.zeros(0, 1)), batch_size=4)
+
 class Unreached(nn.Module):
     def __init__(self):
         super().__init__()
@@ -308,6 +335,14 @@ REFUSED = {
         "`trainer.validate_with_gradients` must be true or auto",
     ),
     "one tensor spread": (words("points", "Linear", None, "model.inputs=spread"), "`model.inputs=spread` needs"),
+    "a parameter that is made late": (words("points", "Made"), "late.*is made by its first forward pass.*LazyLinear"),
+    "numbers that aren't a dict": (words("points", "OwnPair", "none"), "must return the loss, or"),
+    "one row": (words("points", "Norm", None, "+data.rows=1"), "`data` has one training row, and the model needs more"),
+    "rows of other lengths": (
+        words("Ragged", "Linear", None, "trainer.batch_size=4"),
+        "be put together.*collate_fn",
+    ),
+    "no rows": (words("empty", "Linear"), "`data` has no training rows"),
     "a wrong width": (words("points", "Norm", None, "+model.in_features=2"), "can't take this data"),
 }
 
@@ -332,6 +367,13 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(parts):
     with pytest.raises(KeyError, match="mine"):
         gdexp.launch(words("points", "Linear", "broken"))
     assert only(gdexp.runs())["status"] == "FAILED"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_trains(parts):
+    run = only(gdexp.launch(words("points", "Scripted")))
+    torch.manual_seed(0)
+    assert curve_of(parts, run) == pytest.approx(plain(parts, nn.Linear(3, 1)), rel=1e-6)
 
 
 def curve_of(parts, run):

@@ -20,7 +20,7 @@ from gdexp.build.untouched import untouched
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.generators import put_back
-from gdexp.data.nest import moved
+from gdexp.data.nest import copied, moved
 from gdexp.dtypes import move
 from gdexp.learner import OneRun, spreading
 from gdexp.step import Step
@@ -51,10 +51,13 @@ class Tried(NamedTuple):
     def copy(self) -> tuple[Any, Any]:
         """Return a copy of model and loss, or, where they hold a lock or the like, others that are made alike."""
         try:
-            return copy.deepcopy((self.model, self.loss))
+            model, loss = copy.deepcopy((self.model, self.loss))
+            if all(p.is_leaf for p in model.parameters()):  # those of a copied script aren't
+                return model, loss
         except Exception:
-            with put_back():
-                return self.rebuild()
+            pass
+        with put_back():
+            return self.rebuild()
 
 
 class _Theirs(Exception):
@@ -152,8 +155,17 @@ class _Trial:
         self._learner = OneRun(self._model, loss, step, spread=self._tried.spread)
         batch = self._batch()
         watched = NoCrossing(batch) if not _is_known(self._loss) else nullcontext()
-        with watched:
-            measures = _guarded(self._name(), self._learner.measures_of, batch)
+        try:
+            with watched:
+                measures = _guarded(self._name(), self._learner.measures_of, batch)
+        except (Refusal, _Theirs) as error:
+            self._check_only_row(error)
+            raise
+        if made := dict(self._model.named_parameters()).keys() - dict(self._tried.model.named_parameters()).keys():
+            raise Refusal(
+                f"`model`: {min(made)} is made by its first forward pass, when the optimizer has its parameters "
+                "already: make it in __init__, or of a lazy module such as torch.nn.LazyLinear"
+            )
         value = measures["train_loss"]
         self._check_form(value, measures)
         if any(True for _ in self._model.parameters()):
@@ -183,8 +195,7 @@ class _Trial:
 
     def _batch(self, most: int | None = None) -> Any:
         """Return some rows that a model may write into."""
-        batch = moved(fit.sample(self.data, most), torch.device("cpu"), self._dtype)
-        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+        return copied(moved(fit.sample(self.data, most), torch.device("cpu"), self._dtype))
 
     def _check_form(self, value: Any, measures: Mapping[str, Any]) -> None:
         what = "the loss" if self._loss is not None else f"{type(self._model).__name__}.training_loss"
@@ -208,15 +219,27 @@ class _Trial:
             )
         if sum(p.numel() for p in learning.values()) > _LARGEST_BACKWARD:
             return
-        _guarded(self._name(), value.backward)
+        _guarded("the gradient of the loss can't be taken", value.backward)
         gradients = {n: p.grad for n, p in learning.items() if p.grad is not None}
         if not gradients:
             raise Refusal("no gradient gets from the loss to the model's parameters: the loss doesn't depend on them")
         updates.check_sparse(self._tried.config, self._tried.options, self._model, gradients)
 
+    def _check_only_row(self, error: Exception) -> None:
+        """Refuse data of one row where the model needs more, as two of it show."""
+        if rows.count(self.data) != 1:
+            return
+        twice = tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, self._batch())
+        try:
+            self._learner.measures_of(twice)
+        except Exception:
+            return
+        reason = _line(error.__cause__ or error)
+        raise Refusal(f"`data` has one training row, and the model needs more: {reason}") from error
+
     def _check_batch_of_one(self) -> None:
         """Refuse a lone row where the model needs more, as a batch norm does."""
-        if rows.last_batch(self.data, self._trainer) != 1:
+        if rows.last_batch(self.data, self._trainer) != 1 or rows.count(self.data) == 1:
             return
         try:
             self._learner.measures_of(self._batch(most=1))
@@ -254,7 +277,7 @@ def _is_known(part: Any) -> bool:
     return part is not None and type(part).__module__.partition(".")[0] in ("torch", "gdexp")
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -29,7 +29,7 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
             f"these, got {type(found).__name__}"
         )
     for part in data[:3]:
-        if part is not None and not isinstance(part, Loader) and rows(part) == 0:
+        if part is not None and (part.rows if isinstance(part, Loader) else rows(part)) == 0:
             raise Refusal("`data` has no training rows" if part is data.train else "`data` has a split without rows")
     identity = identify(data, str(options.get("data")), node)
     plan = {k: node[k] for k in Plan._fields}

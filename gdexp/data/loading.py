@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from gdexp.data.generators import put_back
 from gdexp.data.nest import size
 from gdexp.data.order import batch_order
 from gdexp.data.partition import Plan, partition
+
+# all batches of a stream whose first one was looked at, by its DataLoader; what a run starts with is no state of it
+_BEGUN: WeakKeyDictionary[DataLoader, Iterator[Any]] = WeakKeyDictionary()
 
 
 class Loader:
@@ -31,8 +35,8 @@ class Loader:
         self._loader = loader
         self._order: _Order | None = None
         self._changes: tuple[Callable[[Any], Any], ...] = ()
+        self._apart: list[str] = []  # why rows can't be put together
         self._seen: dict[int, Any] = {}  # the batches that were looked at, by their rows
-        self._begun: list[Iterator[Any]] = []  # of a stream: all its batches, that one included
 
     @property
     def rows(self) -> int | None:
@@ -78,6 +82,11 @@ class Loader:
         total = self.rows
         if total is None and not self._streams():
             raise Refusal("`data`: a Dataset must have a length (__len__), or be an IterableDataset")
+        if self._apart and batch_size != 1:
+            raise Refusal(
+                f"`data`: its rows can't be put together in batches: {self._apart[0]}; bring a DataLoader that does it "
+                "by its collate_fn, or take trainer.batch_size=1"
+            )
         if batch_size is None and total is None:
             raise Refusal("`trainer.batch_size` must be a number: the data is a stream of unknown length")
         self._order = None if total is None else _Order(total, batch_size or total)
@@ -117,7 +126,8 @@ class Loader:
 
     def _of_epoch(self, seed: int | None, epoch: int) -> Iterator[Any]:
         assert self._loader is not None, "prepare() comes first"
-        if self._begun and (begun := self._begun.pop()) is not None and epoch == 1:
+        begun = _BEGUN.pop(self._loader, None)
+        if begun is not None and epoch == 1:
             return begun
         if self.given is None:
             assert isinstance(self._loader.generator, torch.Generator)
@@ -133,20 +143,28 @@ class Loader:
         assert self._loader is not None, "prepare() comes first"
         batches = iter(self._loader)
         for batch in batches:
-            self._begun.append(itertools.chain([batch], batches))
+            _BEGUN[self._loader] = itertools.chain([batch], batches)
             return batch
         raise Refusal("`data` has no training rows")
 
     def _first_rows(self, most: int) -> Any:
         loader = self.given
         if loader is None:
-            return default_collate([self.dataset[i] for i in range(min(most, len(self.dataset)))])
+            return self._joined([self.dataset[i] for i in range(min(most, len(self.dataset)))])
         try:
             if loader.batch_sampler is None:  # a row of the dataset is a batch
                 return loader.collate_fn(self.dataset[0])
             return loader.collate_fn([self.dataset[i] for i in range(min(most, len(self.dataset)))])
         except Exception:  # its rows aren't numbered from 0, or don't go together but by its sampler
             return next(iter(loader))
+
+    def _joined(self, found: list[Any]) -> Any:
+        """Return rows of a Dataset as a batch; those that can't be one serve one by one."""
+        try:
+            return default_collate(found)
+        except (RuntimeError, TypeError, KeyError) as error:
+            self._apart.append(str(error).splitlines()[0])
+            return default_collate(found[:1])
 
 
 def from_torch(found: Any) -> TensorData | None:

@@ -19,7 +19,10 @@ def rows(batch: Any) -> int:
             "else comes in a DataLoader"
         )
     if len(counts := {len(t) for t in leaves}) > 1:
-        raise Refusal(f"`data`: the tensors of a split must have equally many rows, got {sorted(counts)}")
+        raise Refusal(
+            f"`data`: the tensors of a split must have equally many rows, got {sorted(counts)}; "
+            "batches of anything else come from a DataLoader"
+        )
     return counts.pop()
 
 
