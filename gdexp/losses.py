@@ -147,16 +147,17 @@ class Quotient(nn.Module):
     is divided. A batch of which nothing counts has the loss 0, where torch has NaN.
 
     Args:
-        loss: of torch's, whose reduction is changed.
+        loss: of torch's, whose reduction is changed where that is needed, for it may change the last bit.
         weighted: whether rows have weights.
+        ignores: whether there may be a batch of which nothing counts.
     """
 
-    def __init__(self, loss: Any, weighted: bool) -> None:
+    def __init__(self, loss: Any, weighted: bool, ignores: bool) -> None:
         super().__init__()
         self.loss, self._reduction = loss, loss.reduction
         if weighted:
             loss.reduction = "none"
-        elif loss.reduction == "mean" and isinstance(loss, _OF_INDICES):
+        elif loss.reduction == "mean" and ignores:
             loss.reduction = "sum"
 
     @property

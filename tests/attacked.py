@@ -12,7 +12,6 @@ import sys
 import threading
 from pathlib import Path
 
-how, places, words = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
 HOME = str(Path(__file__).resolve().parents[1] / "gdexp" / "tracking")
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.link", "os.rmdir")
 left = 0
@@ -43,6 +42,8 @@ def attack(place: str) -> None:
     """Run the command in a process of its own."""
     global left
     os.chdir(place)
+    from gdexp import run  # before its places are counted
+
     left = int(place)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), number)
@@ -54,22 +55,28 @@ def attack(place: str) -> None:
     run.main()
 
 
-import torch  # noqa: E402
+def main() -> None:
+    import torch
 
-from gdexp import run  # noqa: E402
-from gdexp.build import build  # noqa: E402, F401
+    from gdexp import run  # noqa: F401, imported before the fork
+    from gdexp.build import build  # noqa: F401
 
-torch.set_num_threads(1)
-for place in places:
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            attack(place)
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            sys.settrace(None)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    print(place, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    torch.set_num_threads(1)
+    for place in places:
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                attack(place)
+            except SystemExit as end:
+                code = end.code or 0
+            finally:
+                sys.settrace(None)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(place, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    how, places, words = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
+    main()

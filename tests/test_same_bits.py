@@ -50,8 +50,13 @@ def batches(x, y, size, epoch, seed):
     return [(x[index], y[index]) for index in order.split(size)]
 
 
-def plain(model, loss_function, optimizer, x, y, *, size=32, seed=3, scheduler=None, by_step=False, change=None):
-    """Train as a ten-line script does; return the losses, the rates and the weights."""
+def plain(
+    model, loss_function, optimizer, x, y, *, size=32, seed=3, scheduler=None, by_step=False, change=None, over=len
+):
+    """Train as a ten-line script does; return the losses, the rates and the weights.
+
+    `over` gives what the loss of a batch was divided by, of its target: the rows, if nothing else is said.
+    """
     losses, rates = [], []
     for epoch in range(1, EPOCHS + 1):
         total = 0.0
@@ -68,11 +73,11 @@ def plain(model, loss_function, optimizer, x, y, *, size=32, seed=3, scheduler=N
                 return loss
 
             optimizer.step(closure)
-            total += first[0] * len(inputs)
+            total += first[0] * float(over(target))
             rates.append(optimizer.param_groups[0]["lr"])
             if scheduler is not None and by_step:
                 scheduler.step()
-        losses.append(total / len(x))
+        losses.append(total / float(over(y)))
         if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
             scheduler.step(losses[-1])
         elif scheduler is not None and not by_step:
@@ -413,7 +418,9 @@ def test_loss(run, here, name):
         tensors = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in arguments.items()}
         loss = kind(**tensors)
     y = y.float() if y.is_floating_point() else y
-    losses, _, state = plain(model, loss, optim.Adam(model.parameters()), x.float(), y)
+    weight = arguments.get("weight")
+    over = len if weight is None else lambda target: torch.tensor(weight)[target].sum()  # what torch divides by
+    losses, _, state = plain(model, loss, optim.Adam(model.parameters()), x.float(), y, over=over)
     same(curves["train_loss"], weights, losses, state)
 
 

@@ -61,7 +61,7 @@ def weighed(loss: Any, data: TensorData, name: str) -> Any:
     if is_torchs(loss):
         ignores = may_ignore(loss, data)
         if loss.reduction != "none" and (weighted or _varies(data) or divides_by_more_than_rows(loss, ignores)):
-            return Quotient(loss, weighted)
+            return Quotient(loss, weighted, ignores)
         return loss
     if weighted and not _takes_weights(loss):
         raise Refusal(f"{name} takes no weights of rows: give it a third argument `weights`")
