@@ -1,6 +1,6 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from gdexp.measures import over, parts_of
 from gdexp.reading import Reading
 from gdexp.step import Step
 
+LOSS = "loss."  # before the names of the loss's own weights
+
 
 class OneRun:
     """A learner made of a model, a loss and an optimizer.
@@ -23,6 +25,7 @@ class OneRun:
         loss: (output, target) -> scalar; None: the model has a `training_loss(batch)`, which returns
             the loss, or the loss and a dict of further numbers.
         step: over the model's parameters.
+        trained_loss: the module that the loss is, or that it wraps; its parameters are weights, too.
         reading: of the outputs of a classifier, whose accuracy is measured beside the loss.
         autocast: the dtype of a mixed-precision forward pass; None: that of the weights.
         compiled: run the model through torch.compile.
@@ -36,6 +39,7 @@ class OneRun:
         loss: Loss | None,
         step: Step,
         *,
+        trained_loss: nn.Module | None = None,
         reading: Reading | None = None,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
@@ -48,7 +52,11 @@ class OneRun:
         self._divides = hasattr(loss, "over")
         order = {id(p): place for place, p in enumerate(model.parameters())}
         step.parameters.sort(key=lambda p: order.get(id(p), len(order)))  # a norm's last bits depend on it
-        self._learns = next(model.parameters(), None) is not None  # else it has buffers only
+        stateful = trained_loss is not None and any(True for _ in trained_loss.state_dict())
+        self._loss_module = trained_loss if stateful else None
+        own = self._loss_module.parameters() if self._loss_module is not None else ()
+        self._loss_learns = any(True for _ in own)
+        self._learns = self._loss_learns or next(model.parameters(), None) is not None  # else it has buffers only
         forward: Any = model if loss is not None else self.model.training_loss
         forward = torch.compile(forward) if compiled else forward
         self._forward = spreading(forward) if spread and loss is not None else forward
@@ -89,6 +97,8 @@ class OneRun:
             outputs: takes the model's output and the target.
         """
         self.model.eval()
+        if self._loss_module is not None:
+            self._loss_module.eval()
         try:
             with torch.set_grad_enabled(self.validated_with_gradients):
                 measures, output = self._measured("loss", batch)
@@ -102,14 +112,25 @@ class OneRun:
                 return measures
         finally:
             self.model.train()
+            if self._loss_module is not None:
+                self._loss_module.train()
 
     def measures_of(self, batch: Any) -> dict[str, Any]:
         """Return what a training step measures, and whose gradients it takes, without taking it."""
         return self._measured("train_loss", batch)[0]
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return the live tensors of the state dict."""
-        return self.model.state_dict(keep_vars=True)
+        """Return the live tensors of the model's state dict, and of a loss that has parameters."""
+        weights = self.model.state_dict(keep_vars=True)
+        if self._loss_learns and self._loss_module is not None:
+            weights |= self._loss_module.state_dict(keep_vars=True, prefix=LOSS)
+        return weights
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that model and loss have now, by the names to show."""
+        yield from self.model.named_parameters("model")
+        if self._loss_module is not None:
+            yield from self._loss_module.named_parameters("loss")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what no attribute of the model, the loss and the optimizer tells: of the scaler, and the mode."""

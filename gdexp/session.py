@@ -16,7 +16,7 @@ import torch
 from gdexp import stop
 from gdexp.average import in_place
 from gdexp.build.encoding import Unkept
-from gdexp.build.state import State, can_be_kept
+from gdexp.build.state import State
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
 from gdexp.config.refusal import Refusal, Withdrawn
@@ -284,9 +284,11 @@ class _Keeper:
         self._seconds = None if trainer["checkpoint_minutes"] is None else 60 * trainer["checkpoint_minutes"]
         folder, run_id = record.folders[0] if record.folders else None, record.run_ids[0]
         self._files: Checkpoints | None = None
-        if folder is not None and run_id is not None and can_be_kept(parts):
-            self._files = Checkpoints(folder / "checkpoints", run_id, record.flush)
+        self._alone = len(parts.runs) == 1
+        if self._alone:
             self._state = State(parts, loop)
+            if folder is not None and run_id is not None:
+                self._files = Checkpoints(folder / "checkpoints", run_id, record.flush)
         self._last = time.monotonic()
         self._due = self._last + self._seconds if self._files and self._seconds else float("inf")
         self._keeps = False  # whether there is a checkpoint yet
@@ -320,6 +322,8 @@ class _Keeper:
 
     def after_step(self) -> None:
         """Keep the state if it is time, or before the process ends on request."""
+        if self._loop.steps == 1 and self._alone and (lacking := self._state.trained.lacking(first=True)):
+            raise Withdrawn(lacking)
         if self._files is not None and (stop.requested is not None or time.monotonic() >= self._due):
             self._keep()
         stop.obey()
@@ -329,6 +333,8 @@ class _Keeper:
 
         Epochs that follow faster than states can be written in a fifth of the time are passed over.
         """
+        if self._alone and (lacking := self._state.trained.lacking()):
+            raise Refusal(lacking)
         if self._files is None:
             return
         wanted = self._every is not None and epoch.epoch % self._every == 0 and not self._files.busy

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from gdexp.build import Loaded, Parts, build, rows
-from gdexp.build.state import random_state, set_random_state
+from gdexp.build.objects import Objects
+from gdexp.build.state import random_state, roots, set_random_state
 from gdexp.build.together import Apart, build_together, line
+from gdexp.build.trained import Trained
 from gdexp.build.witness import Again
 from gdexp.learner import OneRun
 from gdexp.session import make_loop, tested, torch_set_up
@@ -124,6 +126,7 @@ def _alone(config: Config, options: Options, loaded: Loaded) -> _OneTrace:
         learner = parts.learner
         assert isinstance(learner, OneRun)
         gradients = _Gradients(learner)
+        trained = Trained(parts, Objects(roots(parts)))
         objects = {"model": learner.model, "loss": learner.loss}
         before = {name: Image(thing) for name, thing in objects.items() if thing is not None}
         its = tensors(learner.model)
@@ -139,6 +142,8 @@ def _alone(config: Config, options: Options, loaded: Loaded) -> _OneTrace:
         raise Apart(f"{changed} is assigned in the forward pass")
     if random.getstate() != drawn[0] or not _same_state(np.random.get_state(), drawn[1]):
         raise Apart("random numbers that aren't torch's")
+    if lacking := trained.lacking(first=True):
+        raise Apart(lacking)
     gradients.check(learner)
     return _OneTrace(trace, start, gradients.largest, gradients.unused)
 

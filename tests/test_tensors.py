@@ -1,9 +1,10 @@
-"""Tensors stay what they are: complex weights, whole numbers, and the rows of the data."""
+"""Tensors stay what they are, and whatever gets a gradient is trained and kept, or refused by name."""
 
 import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -113,3 +114,141 @@ def test_rows_that_are_written_into_later_are_refused(stocked):
     words = [*IRIS, f"model._target_={here('WritesLater')}", "trainer.epochs=9"]
     with pytest.raises(ValueError, match=re.escape("the model wrote into its rows")):
         gdexp.launch(words)
+
+
+class Plain(nn.Module):
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Learned(nn.Module):
+    """A loss with a temperature and centres that are drawn."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(1.5))
+        self.centers = nn.Embedding(classes, classes)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, output, target):
+        if self.training:
+            self.seen += 1
+        near = (output - self.centers(target)).pow(2).mean()
+        return F.cross_entropy(output * self.temperature, target) + 0.1 * near
+
+
+class Listed(Plain):
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.more = [nn.Linear(out_features, out_features)]
+
+    def forward(self, x):
+        return self.more[0](self.layer(x))
+
+
+class Loose(Plain):
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.scale = {"of": torch.ones(1, requires_grad=True)}
+
+    def forward(self, x):
+        return self.layer(x) * self.scale["of"]
+
+
+class Late(Plain):
+    def forward(self, x):
+        if not hasattr(self, "bias"):
+            self.bias = nn.Parameter(torch.zeros(3))
+        return self.layer(x) + self.bias
+
+
+class Hides(Plain):
+    def state_dict(self, *args, **options):
+        found = super().state_dict(*args, **options)
+        found.pop("layer.bias")
+        return found
+
+
+class Frozen(Listed):
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.more[0].requires_grad_(False)
+
+
+SCALE = nn.Parameter(torch.tensor(1.5))
+
+
+def scaled(output, target):
+    return F.cross_entropy(output * SCALE, target)
+
+
+def test_loss_with_parameters_is_trained_and_kept(stocked, monkeypatch):
+    monkeypatch.setenv("GDEXP_ALLOW", here("Plain"))
+    words = [
+        *IRIS[:2],
+        "data.val_fraction=0",
+        "model=custom",
+        f"model._target_={here('Plain')}",
+        "optimizer=adam",
+        "optimizer.lr=0.05",
+    ]
+    words += ["loss=custom", f"loss._target_={here('Learned')}", "trainer.epochs=20"]
+    [run] = gdexp.launch(words).to_dict("records")
+    torch.manual_seed(0)
+    net, loss = Plain(4, 3), Learned()
+    data = gdexp.data.bundled.iris().train
+    x, y = ((data[0] - data[0].mean(0)) / data[0].std(0, correction=0)).float(), data[1]
+    optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], 0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        value = loss(net(x), y)
+        value.backward()
+        optimizer.step()
+    assert run["train_loss"] == pytest.approx(value.item(), rel=1e-6)
+    [path] = stocked.glob(f"mlruns/*/{run['run_id']}/artifacts/weights.safetensors")
+    weights = load_file(path)
+    assert weights["loss.seen"] == 20 and weights.keys() == {
+        *net.state_dict(),
+        *(f"loss.{name}" for name in loss.state_dict()),
+    }
+    torch.testing.assert_close(weights["loss.temperature"], loss.temperature.detach())
+    torch.testing.assert_close(weights["loss.centers.weight"], loss.centers.weight.detach())
+    torch.testing.assert_close(gdexp.load(run["run_id"]).layer.weight, net.layer.weight)
+    swept = gdexp.launch([*words, "optimizer.lr=logspace(0.001,0.05,9)"], multirun=True)
+    assert swept.train_loss.iloc[-1] == run["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Listed", "`model.more[0].weight` gets a gradient, but nothing trains it"),
+        ("Loose", "`model.scale['of']` gets a gradient, but nothing trains it"),
+        ("Late", "`model.bias` gets a gradient, but it was made after the optimizer"),
+        ("Hides", "`model.layer.bias` is trained, but it isn't in the state dict"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [[], ["optimizer.lr=logspace(0.001,0.1,9)"]])
+def test_what_nothing_trains_or_keeps_is_refused(stocked, name, line, sweep):
+    words = [*IRIS, f"model._target_={here(name)}", "trainer.epochs=2", *sweep]
+    for more in ([], ["tracking=none"]):
+        with pytest.raises(ValueError, match=re.escape(line)):
+            gdexp.launch([*words, *more], multirun=bool(sweep))
+    assert not len(gdexp.runs())
+
+
+def test_a_parameter_of_the_losss_module_is_refused(stocked):
+    words = [*IRIS[:3], "model=custom", f"model._target_={here('Plain')}", "trainer.epochs=2"]
+    try:
+        with pytest.raises(ValueError, match=re.escape(f"`{here('SCALE')}` gets a gradient")):
+            gdexp.launch([*words, "loss=custom", f"loss._target_={here('scaled')}"])
+    finally:
+        SCALE.grad = None
+
+
+def test_frozen_parts_of_a_list_train_along(stocked):
+    [run] = gdexp.launch([*IRIS, f"model._target_={here('Frozen')}", "trainer.epochs=2"]).to_dict("records")
+    assert run["status"] == "FINISHED"

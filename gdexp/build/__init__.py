@@ -22,7 +22,7 @@ from gdexp.data.identity import Identity
 from gdexp.data.nest import moved
 from gdexp.data.split import standardize
 from gdexp.dtypes import move
-from gdexp.learner import OneRun
+from gdexp.learner import LOSS, OneRun
 from gdexp.losses import MODULES
 from gdexp.objectives import Objective
 from gdexp.reading import Metrics, Reading
@@ -89,6 +89,8 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
             config = config | {group: fit.sized(group, config[group], data, loss)}
     rows.seed_everything(config["seed"])
     model = make_model(config, loss, options)
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        loss = _loss(config["loss"])  # what it draws, it draws after the model, as in a plain script
     spread = model is not None and inputs.spreads(model, config["model"]["inputs"], data, loss)
     if model is not None:
         made_from = config
@@ -106,16 +108,17 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     if model is not None:
         data, with_gradients = look.try_out(tried, data, dtype if device.type == "cpu" else torch.get_default_dtype())
     reading = measuring.make_reading(loss, data)
+    bare = loss
     if loss is not None:
         weighting.balance(config["loss"], loss, data)
         loss = weighting.weighed(loss, data, f"`loss={options.get('loss')}`")
     if model is not None:
         move(model, device, dtype)
-    if isinstance(loss, nn.Module):
-        move(loss, device, dtype)
+    if isinstance(bare, nn.Module):
+        move(bare, device, dtype)
     optimizer = None
     if config["optimizer"]["_target_"] is not None and model is not None:
-        optimizer = updates.make_optimizer(config["optimizer"], dict(model.named_parameters()))
+        optimizer = updates.make_optimizer(config["optimizer"], trainable(model, bare))
     data = fit.each(data, lambda batch: moved(batch, device, dtype))
     rows.pin(data, device)
     metrics = measuring.make_metrics(config["metrics"], loss, data, reading)
@@ -130,6 +133,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
             model,
             loss,
             step,
+            trained_loss=bare if isinstance(bare, nn.Module) else None,
             reading=reading,
             autocast=autocast,
             compiled=trainer["compile"],
@@ -170,6 +174,16 @@ def _loss(node: dict[str, Any]) -> Callable[..., Tensor] | None:
     if isinstance(found, type):
         return targets.build("loss", node)
     return functools.partial(found, **arguments) if arguments else found
+
+
+def trainable(model: nn.Module, loss: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model, and those of a loss under the prefix that they have in the weights."""
+    found = dict(model.named_parameters())
+    if not isinstance(loss, nn.Module) or not (own := dict(loss.named_parameters(LOSS.rstrip(".")))):
+        return found
+    if both := sorted(own.keys() & model.state_dict().keys()):
+        raise Refusal(f"`loss`: its parameters are kept as {LOSS}…, but the model has a {both[0]}: rename that")
+    return found | own
 
 
 def make_model(config: Mapping[str, Any], loss: Any, options: Mapping[str, str | None]) -> nn.Module | None:

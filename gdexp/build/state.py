@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 from gdexp.build import Parts
 from gdexp.build.encoding import Unkept
 from gdexp.build.objects import Objects
+from gdexp.build.trained import Trained
 from gdexp.config.refusal import Refusal
 from gdexp.data.loading import Loader
 from gdexp.learner import OneRun
@@ -28,7 +29,8 @@ class State:
     def __init__(self, parts: Parts, loop: Loop) -> None:
         [self._run] = parts.runs
         self._parts, self._loop = parts, loop
-        self.objects = Objects(_roots(parts), grads=not isinstance(parts.learner, OneRun))
+        self.objects = Objects(roots(parts), grads=not isinstance(parts.learner, OneRun))
+        self.trained = Trained(parts, self.objects)
         self._begun: dict[str, Any] | None = None  # what decides about the batches, when the epoch began
 
     def begin_epoch(self) -> None:
@@ -88,12 +90,7 @@ class State:
         set_random_state(state["random"])
 
 
-def can_be_kept(parts: Parts) -> bool:
-    """Say whether a state of these parts can be told: those of one run."""
-    return len(parts.runs) == 1
-
-
-def _roots(parts: Parts) -> dict[str, Any]:
+def roots(parts: Parts) -> dict[str, Any]:
     """Return the parts that may hold state, the first name of each being the one that is shown."""
     [run], learner = parts.runs, parts.learner
     roots: dict[str, Any] = {"model": parts.model} if parts.model is not learner else {}

@@ -70,7 +70,7 @@ def chunks(first: Parts, runs: int, whole: int | None = None) -> list[int]:
     parameters = sum(p.numel() for p in first.model.parameters())
     if not parameters:
         raise Apart("no parameters")
-    if isinstance(first.loss, nn.Module) and any(p.requires_grad for p in first.loss.parameters()):
+    if isinstance(first.loss, nn.Module) and any(True for _ in first.loss.parameters()):
         raise Apart("a loss with parameters")
     work = parameters * min(trainer["batch_size"] or math.inf, count(first.data) or 1)
     fewest = _FEWEST_TINY if work <= _TINY_WORK else _FEWEST

@@ -11,6 +11,7 @@ from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
 from gdexp.dtypes import move
 from gdexp.tracking.reading import read
+from gdexp.tracking.weights import of_model
 
 
 def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best", "ema"] = "final") -> nn.Module:
@@ -42,7 +43,7 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
         raise Refusal(f"run {run_id}: its learner is no torch.nn.Module; its weights are in {file}")
     move(model, torch.device("cpu"), dtype)
     try:
-        model.load_state_dict(dict(run.weights[file]))
+        model.load_state_dict(of_model(run.weights[file], model))
     except RuntimeError as error:
         raise Refusal(f"run {run_id} can't be loaded: {str(error).splitlines()[0]}") from error
     return model.eval()

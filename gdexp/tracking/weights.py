@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 _WIDE = "gdexp.complex128"  # names of tensors that stand as pairs of real and imaginary part
 
@@ -29,6 +29,12 @@ def as_bytes(weights: Mapping[str, Tensor]) -> bytes:
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a state dict as a file that others may read as they may read any other of the user's."""
     path.write_bytes(as_bytes(weights))
+
+
+def of_model(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return weights without those of a loss that was trained, too, which stand beside the model's."""
+    own = model.state_dict().keys()
+    return {name: t for name, t in weights.items() if name in own or not name.startswith("loss.")}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -68,7 +68,9 @@ def _confused(run: "Recorded", parts: "Parts") -> tuple[str, np.ndarray] | None:
     if not isinstance(batch, tuple) or len(batch) != 2 or not all(isinstance(t, torch.Tensor) for t in batch):
         return None
     names = {"val": "validation", "test": "test", "train": "training"}
-    parts.model.load_state_dict(run.weights["weights.safetensors"])
+    from gdexp.tracking.weights import of_model
+
+    parts.model.load_state_dict(of_model(run.weights["weights.safetensors"], parts.model))
     with torch.no_grad():
         output = parts.model.eval()(batch[0])
     assert parts.reading is not None
