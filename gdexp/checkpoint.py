@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
+
+from gdexp.lines import warn
 
 _SHARE = 5  # one part in so many of the time is the most that writing may take
 _KEPT = 2  # the last, and the one before it should the last be damaged
@@ -73,7 +74,7 @@ class Checkpoints:
             try:
                 return self._read(path)
             except (OSError, ValueError) as error:
-                print(f"gdexp: checkpoint {path.name} is not used: {error}", file=sys.stderr)
+                warn(f"checkpoint {path.name} is not used: {error}")
         return None
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Checkpoints:
                 self._write(step, state, best)
             except Exception as error:  # training goes on
                 if self._trouble is None:
-                    print(f"gdexp: no checkpoint can be written: {error}", file=sys.stderr)
+                    warn(f"no checkpoint can be written: {error}")
                 self._trouble = error
             rest = (_SHARE - 1) * (time.monotonic() - began)
 

@@ -15,6 +15,7 @@ from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
 from gdexp.config.trust import is_installed
+from gdexp.lines import note, warn
 
 # whose errors are of a file, an address or a word; their classes are known by name, so that nothing is imported
 _LIBRARIES = ("hydra", "omegaconf", "antlr4", "yaml", "sqlite3", "sqlalchemy", "mlflow", "requests", "urllib3")
@@ -29,7 +30,7 @@ def told() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        print(" ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        note(" ".join(["interrupted", *getattr(error, "__notes__", [])]))
         sys.exit(128 + number)
     except Exception as error:
         show(error)
@@ -39,9 +40,9 @@ def told() -> Iterator[None]:
 def show(error: BaseException) -> None:
     """Print an error: its line, or its traceback."""
     if (line := line_of(error)) is None:
-        print(hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        note(hide("".join(traceback.format_exception(error))).rstrip("\n"))
     else:
-        print(f"gdexp: {line}", file=sys.stderr)
+        warn(f"{line}")
 
 
 def line_of(error: BaseException) -> str | None:

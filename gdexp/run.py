@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdexp import stop
+from gdexp import lines, stop
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
 from gdexp.failure import line_of, show, told
+from gdexp.lines import warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,9 +105,12 @@ def as_command(do: "Callable[[list[str]], Sequence[Exception] | None]") -> None:
         do: takes the words, returns the errors that it has shown.
     """
     gc.disable()  # a collection while importing torch finds nothing to free and takes half a second
-    with told(), stop.handled():
-        sys.path.append(str(Path.cwd()))
-        failures = do(sys.argv[1:])
+    try:
+        with told(), stop.handled():
+            sys.path.append(str(Path.cwd()))
+            failures = do(sys.argv[1:])
+    finally:
+        lines.finish()
     sys.exit(1 if failures else 0)
 
 
@@ -120,7 +124,7 @@ def _run(argv: list[str]) -> list[Exception]:
 
     sources.register()
     for path in sources.unused():
-        print(f"gdexp: {path} is not used: gdexp has an option of that name", file=sys.stderr)
+        warn(f"{path} is not used: gdexp has an option of that name")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we print one line
     words, unknown = get_args_parser().parse_known_args(argv)
     flags = {name for name, value in vars(words).items() if value and name != "overrides"}

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from gdexp.build.state import State
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
 from gdexp.config.refusal import Refusal, Withdrawn
+from gdexp.lines import warn
 from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.train import Epoch, Loop, OnStep, evaluate, settle
 
@@ -357,7 +357,7 @@ class _Keeper:
         try:
             return self._state.taken()
         except Unkept as reason:
-            print(f"gdexp: no more checkpoints of this run: {reason}", file=sys.stderr)
+            warn(f"no more checkpoints of this run: {reason}")
         self._files.close()
         self._files, self._due = None, float("inf")
         return None

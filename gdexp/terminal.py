@@ -1,17 +1,18 @@
 """What the user reads on the terminal."""
 
 import math
-import os
 import shlex
-import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from gdexp import lines as shown_lines
 from gdexp.config import direction
 from gdexp.config.printable import printable
 from gdexp.failure import line_of, show
+from gdexp.lines import is_terminal, warn
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -106,7 +107,7 @@ class Bar:
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
-        self.wanted = sys.stdout.isatty()
+        self.wanted = is_terminal()
         self._began, self._drawn, self._done = time.monotonic(), 0.0, 0.0
         self._bar: Any = None
 
@@ -125,19 +126,25 @@ class Bar:
         self._done = done
         if self._bar is not None and time.monotonic() - self._drawn > 0.1:
             self._drawn = time.monotonic()
-            self._bar.update(self._bar.task_ids[0], completed=done, shown=shown)
+            with suppress(Exception):  # of a terminal that has gone away
+                self._bar.update(self._bar.task_ids[0], completed=done, shown=shown)
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""
         if self._bar is None:
             say(line)
-        else:
+            return
+        try:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        except Exception:  # of a terminal that has gone away
+            self._bar, self.wanted = None, False
+            say(line)
 
     def stop(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(Exception):
+                self._bar.stop()
             self._bar = None
 
 
@@ -173,7 +180,9 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
     if 0 < sum(t.numel() for t in weights.values()) <= 12:
         lines += [f"{name}: {_numbers(t)}" for name, t in weights.items()]
     if record.run_ids[0] and record.uri:
-        lines += [f"Run: {name} ({record.run_ids[0]})", f"See it: {_where(record.uri, record.run_ids[0])}"]
+        lines.append(f"Run: {name} ({record.run_ids[0]})")
+        with suppress(Exception):  # that it can't be shown where it is takes nothing from the run
+            lines.append(f"See it: {_where(record.uri, record.run_ids[0])}")
     return "\n".join(lines)
 
 
@@ -209,7 +218,8 @@ def sweep_report(
     lines = [f"\n{whole} in {seconds:.1f} s{how}: {shown}"]
     lines += _best_runs(results, *objective) if objective else []
     if results and results[0].uri and results[0].run_id:
-        lines.append(f"See them: {_where(results[0].uri, results[0].run_id, jobs[0].sweep)}")
+        with suppress(Exception):
+            lines.append(f"See them: {_where(results[0].uri, results[0].run_id, jobs[0].sweep)}")
     return "\n".join(lines)
 
 
@@ -238,7 +248,7 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
             show(error)
     for job, error in failed:
         line = line_of(error) or f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"gdexp: {printable(f'{job.label} failed: {line}')}", file=sys.stderr)
+        warn(printable(f"{job.label} failed: {line}"))
 
 
 def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container[int]", most: int = 100) -> str:
@@ -264,10 +274,7 @@ def say(text: str, *, styled: bool = False) -> None:
         text: whose control characters are written out.
         styled: these are its own colours; all else in it is printable.
     """
-    try:
-        print(text if styled else printable(text, lines=True))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    shown_lines.say(text if styled else printable(text, lines=True))
 
 
 def _where(uri: str, run_id: str, sweep: str | None = None) -> str:

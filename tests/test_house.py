@@ -9,6 +9,7 @@ HOME = Path(gdexp.__file__).parent
 FLOORS = {
     "config": 0,
     "stop": 0,
+    "lines": 0,
     "dtypes": 0,
     "data": 1,
     "models": 1,

@@ -1,7 +1,6 @@
 """The comparison on a terminal."""
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from gdexp.compare.comparison import Comparison
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import number
 from gdexp.config.printable import printable
+from gdexp.lines import is_terminal
 from gdexp.terminal import say
 from gdexp.tracking.reader import Row
 
@@ -123,7 +123,7 @@ def _settings(found: Comparison) -> Table:
 
 def _print(*parts: Table | Text) -> None:
     """Print tables and lines; a file or a pipe has room."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(highlight=False, width=None if is_terminal() else 200)
     with console.capture() as shown:
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, Text))

@@ -7,7 +7,6 @@ store, from where `gdexp.store sync` sends it later.
 
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from queue import Empty, Queue
 from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
+from gdexp.lines import warn
 from gdexp.tracking import kept, store, transfer
 from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
@@ -124,7 +124,7 @@ class ForwardingRecorder(Recorder):
             if not self._down_since:
                 self._down_since = time.monotonic()
                 line = str(error).splitlines()[0].replace(self._far, str(self.uri))
-                print(f"gdexp: {self.uri} doesn't answer ({line}); training goes on", file=sys.stderr)
+                warn(f"{self.uri} doesn't answer ({line}); training goes on")
         finally:
             tables.close()
 
@@ -189,7 +189,7 @@ class ForwardingRecorder(Recorder):
             except Exception as error:
                 self._keep_in_a_file(tables, waiting, ids, error)
         shutil.rmtree(self._spool, ignore_errors=True)
-        print(f"gdexp: {self._why()}; {_kept(self._far)}", file=sys.stderr)
+        warn(f"{self._why()}; {_kept(self._far)}")
         self.uri = f"sqlite:///{_local_store()}"
 
     def _why(self) -> str:
@@ -239,7 +239,7 @@ def keep(tables: Tables, run_id: str) -> None:
 
 def instead(uri: str, error: Unreachable) -> str:
     """Say that a server isn't there; return the URI of the local store."""
-    print(f"gdexp: {error}; {_kept(uri)}", file=sys.stderr)
+    warn(f"{error}; {_kept(uri)}")
     return f"sqlite:///{_local_store()}"
 
 

@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import sqlite3
-import sys
 import threading
 import time
 import traceback as tracebacks
@@ -19,6 +18,7 @@ from uuid import uuid4
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
+from gdexp.lines import warn
 from gdexp.tracking import endings, kept
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import Number, Run, Tables
@@ -131,7 +131,7 @@ class Recorder:
         except Refusal as lost:
             if error is None:
                 raise
-            print(f"gdexp: {lost}", file=sys.stderr)  # the error itself goes on
+            warn(f"{lost}")  # the error itself goes on
 
     def _end_the_rest(self, error: BaseException | None) -> None:
         """End the runs that haven't come to their end."""
@@ -264,7 +264,7 @@ class Recorder:
     def _say(self, error: Exception) -> None:
         """Tell the user of trouble with the store, once."""
         if not self._trouble:
-            print(f"gdexp: {self._tables.path} can't be written ({error}); training goes on", file=sys.stderr)
+            warn(f"{self._tables.path} can't be written ({error}); training goes on")
         self._trouble = str(error)
 
     def _stop(self) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ from urllib.parse import urlparse
 
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
+from gdexp.lines import warn
 from gdexp.tracking import endings, kept
 from gdexp.tracking.places import artifact_location as artifact_location
 from gdexp.tracking.places import artifact_root, user_cache
@@ -52,18 +52,15 @@ def opened(db: Path) -> Tables | None:
     tables = Tables(db)
     follow_move(tables)
     if is_shared(db) and tables.select("SELECT 1 FROM runs WHERE status='RUNNING'"):
-        print(
-            f"gdexp: {db} lies on a network file system and others write to it; an mlflow server is safer",
-            file=sys.stderr,
-        )
+        warn(f"{db} lies on a network file system and others write to it; an mlflow server is safer")
     closed = endings.close_dead(tables)
     for run_id, name in closed[:_SHOWN]:
         which = printable(f"{name} ({run_id})")
-        print(f"gdexp: run {which} is closed as KILLED: its process is gone", file=sys.stderr)
+        warn(f"run {which} is closed as KILLED: its process is gone")
     if len(closed) > _SHOWN:
-        print(f"gdexp: so are {len(closed) - _SHOWN} more", file=sys.stderr)
+        warn(f"so are {len(closed) - _SHOWN} more")
     for line in kept.take_in(tables):
-        print(f"gdexp: {line}", file=sys.stderr)
+        warn(f"{line}")
     return tables
 
 
@@ -201,7 +198,7 @@ def _make(db: Path) -> None:
 
 def _migrated(draft: Path) -> None:
     """Let MLflow make an empty store."""
-    print(f"gdexp: MLflow makes an empty store, once for its version {mlflow_version()}", file=sys.stderr)
+    warn(f"MLflow makes an empty store, once for its version {mlflow_version()}")
     import logging
 
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -25,6 +25,7 @@ from gdexp.tracking.store import database, is_known
 
 CHARTS, TABLE = "compareRunsMode=CHART", "compareRunsMode=TABLE"  # how a page shows its runs
 PORT = 5000  # MLflow's own
+_WAIT_SECONDS = 2.0  # for another writer: what is shown after a run doesn't hold it up
 _TAG = "mlflow.sharedViewState."
 _LONGEST = 20_000  # characters of an experiment's tag
 TRAINED = "tags.\"gdexp.trained_as\" LIKE '%'"  # which summaries of sweeps lack
@@ -58,7 +59,7 @@ def write(uri: str, experiment_id: str, key: str, view: Mapping[str, Any]) -> bo
     if os.environ.get("GDEXP_PLAIN") == "1" or len(packed) > _LONGEST - 10:
         return False
     if (db := _directly(uri)) is not None:
-        with closing(Tables(db)) as tables, tables.transaction():
+        with closing(Tables(db, _WAIT_SECONDS)) as tables, tables.transaction():
             sql = "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?,?,?)"
             tables.execute(sql, _TAG + key, f"deflate;{packed}", int(experiment_id))
         return True
@@ -199,7 +200,7 @@ def _directly(uri: str) -> Path | None:
 def experiment(uri: str, run_id: str) -> tuple[str, str, set[str]]:
     """Return id and name of the experiment of a run, and the keys of its views."""
     if (db := _directly(uri)) is not None:
-        with closing(Tables(db)) as tables:
+        with closing(Tables(db, _WAIT_SECONDS)) as tables:
             sql = "SELECT experiment_id, name FROM experiments JOIN (SELECT experiment_id FROM runs WHERE run_uuid=?)"
             found = tables.select(f"{sql} USING (experiment_id)", run_id)
             if not found:
