@@ -234,5 +234,6 @@ def divides_by_more_than_rows(loss: Any, ignores: bool) -> bool:
 
 
 def is_torchs(loss: Any) -> bool:
-    """Say whether a loss computes what its class in torch does."""
-    return type(loss) in _MEANINGS
+    """Say whether a loss computes what its class in torch does, which one derived from it need not."""
+    known = next((kind for kind in type(loss).__mro__ if kind in _MEANINGS), None)
+    return known is not None and type(loss).forward is known.forward

@@ -51,6 +51,16 @@ def own(output, target, weights):
     return (weights * (output - target).abs().sum(1)).sum() / weights.sum()
 
 
+class Mine(torch.nn.CrossEntropyLoss):
+    def __init__(self):
+        super().__init__(torch.tensor([1.0, 10.0, 3.0]))
+
+
+def negative():
+    x, y, w = make(weighted=True)
+    return TensorData(Weighted(x, y, w - 2 * w.mean()))
+
+
 def no_weights(output, target):
     return (output - target).abs().mean()
 """
@@ -161,6 +171,19 @@ def test_rows_with_weights(parts, name):
     assert found["trainer.batch_size=7"] == pytest.approx(wanted[1], rel=1e-5)
     [whole] = gdexp.launch([*words(keys, options, loss=name), "trainer.epochs=1"]).to_dict("records")
     assert found["trainer.batch_size=4"] == pytest.approx(whole["val_loss"], rel=1e-5)
+
+
+def test_a_class_derived_from_torchs_has_its_means(parts):
+    x, y = made(parts)
+    wanted = F.cross_entropy(start()(x[:40]), y[:40], weight=torch.tensor([1.0, 10.0, 3.0]))
+    base = words({}, {}, loss="custom") + ["loss._target_=parts.Mine"]
+    [run] = gdexp.launch([*base, "optimizer.lr=0", "trainer.batch_size=7", "trainer.epochs=1"]).to_dict("records")
+    assert run["train_loss"] == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_negative_weights_are_refused(parts):
+    with pytest.raises(ValueError, match="from 0 on"):
+        gdexp.launch(words({}, {}, data="negative"))
 
 
 def test_weights_of_rows_and_of_classes(parts):

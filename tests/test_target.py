@@ -70,6 +70,16 @@ def focal(output, target):
 
 
 focal.output = "scores"
+
+
+class Some(torch.utils.data.Dataset):
+    classes = ["a", "b"]
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.ones(3), i // 19
 """
 QUICK = ["tracking=none", "trainer.epochs=3", "data.val_fraction=0.3"]
 
@@ -144,6 +154,15 @@ def test_an_ignored_label_is_no_class(parts, code):
     assert run["model.out_features"] == 3 and same(run, plain, "val_accuracy")
 
 
+def test_what_the_classes_are_is_said(parts, capsys):
+    train(*of("labels", shift=3), "loss=cross_entropy")
+    assert "Data: the classes 0 to 2 are 3, 4, 5\n" in capsys.readouterr().out
+    train(*of("labels", names="[3,8]"), "loss=bce_with_logits")
+    assert "Data: the target's 3 is read as 0, 8 as 1\n" in capsys.readouterr().out
+    train(*of("labels"), "loss=cross_entropy")
+    assert "Data:" not in capsys.readouterr().out
+
+
 def test_words_keep_their_numbers(parts):
     run = train(*of("words"), "loss=cross_entropy", "model=custom", "model._target_=parts.Rows")
     assert run["model.out_features"] == 7 and 0 <= run["val_accuracy"] <= 1
@@ -208,6 +227,7 @@ def test_functions_of_torch_are_known_as_their_modules_are(parts, name):
         ([*of("labels", names="[4]"), "loss=cross_entropy"], "at least two classes"),
         ([*of("labels"), "loss=bce_with_logits"], "has more"),
         ([*of("pair"), "loss=mse"], "one tensor as the target"),
+        ([*of("Some"), "loss=cross_entropy"], "2 classes, but its target holds 2"),
     ],
 )
 def test_targets_that_a_loss_cannot_take_are_refused(parts, words, line):

@@ -82,6 +82,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     rows.seed_everything(config["seed"])  # the first batch of a stream may be drawn
     data = finite.check_known(data, loss)
     data = target.settle(data, loss, options, config["model"].get("out_features"))
+    identity = identity._replace(about=data.about)
     if (which := config["data"]["standardize"]) != "none":
         data = standardize(data, "inputs" if which == "both" and not target.may_be_scaled(loss) else which)
     for group in ("model", "learner"):

@@ -53,10 +53,11 @@ def check_own(data: TensorData, model: nn.Module, loss: Any) -> None:
 
 def _tried(model: nn.Module, loss: Any, batch: Any) -> float:
     """Return the sum of loss and gradients in a copy; 0 where it raises, which the run then says for itself."""
-    state, trial = torch.get_rng_state(), copy.deepcopy(model)
+    state = torch.get_rng_state()
     batch = moved(batch, torch.device("cpu"), torch.get_default_dtype())
     try:
-        value: Any = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), *batch[1:])  # type: ignore[operator]
+        trial: Any = copy.deepcopy(model)
+        value: Any = trial.training_loss(batch) if loss is None else loss(trial(batch[0]), *batch[1:])
         value = value[0] if isinstance(value, tuple) else value
         value.backward()
         gradients = [p.grad.sum().item() for p in trial.parameters() if p.grad is not None]

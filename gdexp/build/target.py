@@ -94,7 +94,7 @@ def _labels(case: _Case) -> TensorData:
         odd = least if least < 0 else highest
         raise Refusal(f"{case.source} says that it has {known} classes, but its target holds {odd:g}")
     if known is not None or not case.targets:
-        return case.with_target(_index, known)
+        return case.with_target(lambda t: _index_below(case, t), known)
     if case.outputs is not None and least >= 0 and highest < case.outputs:
         return case.with_target(_index, case.outputs)  # some of the outputs that are given don't occur
     labels = torch.cat(case.counted).unique()
@@ -106,7 +106,8 @@ def _labels(case: _Case) -> TensorData:
     kept = ignored
     if ignored is not None and 0 <= ignored < number:  # its number becomes that of a class
         kept = case.loss.ignore_index = -100
-    return case.with_target(lambda t: _numbered(t, labels, ignored, kept), number)
+    data = case.with_target(lambda t: _numbered(t, labels, ignored, kept), number)
+    return _with_word(data, f"the classes 0 to {number - 1} are {_listed(labels.tolist())}")
 
 
 def _are_labels(case: _Case) -> bool:
@@ -123,6 +124,16 @@ def _range(case: _Case) -> tuple[float, float]:
     """Return the least and the highest label, (0, 0) where none can be seen."""
     ends = [t.aminmax() for t in case.counted if len(t)]
     return min((low.item() for low, _ in ends), default=0), max((high.item() for _, high in ends), default=0)
+
+
+def _index_below(case: _Case, target: Tensor) -> Tensor:
+    """Return the classes of some rows; those of a Dataset are looked at as they come."""
+    index, known = _index(target), case.data.classes
+    if known is not None and not case.targets:
+        odd = index[((index < 0) | (index >= known)) & (index != getattr(case.loss, "ignore_index", known))]
+        if len(odd):
+            raise Refusal(f"{case.source} says that it has {known} classes, but its target holds {int(odd[0])}")
+    return index
 
 
 def _index(target: Tensor) -> Tensor:
@@ -182,7 +193,20 @@ def _two_values(case: _Case) -> TensorData:
             f"{case.source} has more"
         )
     second = 1 if least == highest and least in (-1, 0, 1) else highest  # one of them may not occur
-    return case.with_target(lambda t: _two(t, second, low))
+    data = case.with_target(lambda t: _two(t, second, low))
+    if least == highest or (least in (-1, 0) and highest == 1):
+        return data
+    return _with_word(data, f"the target's {least:g} is read as {low}, {highest:g} as 1")
+
+
+def _with_word(data: TensorData, word: str) -> TensorData:
+    """Return the data with a further word on what became of them."""
+    return data._replace(about=f"{data.about}; {word}" if data.about else word)
+
+
+def _listed(labels: Sequence[float]) -> str:
+    shown = [f"{label:.10g}" for label in labels]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "…", *shown[-2:]])
 
 
 def _two(target: Tensor, second: float, low: int) -> Tensor:

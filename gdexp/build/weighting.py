@@ -58,6 +58,7 @@ def weighed(loss: Any, data: TensorData, name: str) -> Any:
     if loss is None:
         return None
     weighted = isinstance(sample(data), Weighted)
+    _check_weights(data)
     if is_torchs(loss):
         ignores = may_ignore(loss, data)
         if loss.reduction != "none" and (weighted or _varies(data) or divides_by_more_than_rows(loss, ignores)):
@@ -66,6 +67,14 @@ def weighed(loss: Any, data: TensorData, name: str) -> Any:
     if weighted and not _takes_weights(loss):
         raise Refusal(f"{name} takes no weights of rows: give it a third argument `weights`")
     return OwnWeighted(loss) if weighted else loss
+
+
+def _check_weights(data: TensorData) -> None:
+    """Refuse weights of rows that no mean can be taken with."""
+    for split in (part for part in data[:3] if isinstance(part, Weighted)):
+        weights = split.weights
+        if weights.shape != (len(weights),) or bool((weights < 0).any()) or not bool((weights > 0).any()):
+            raise Refusal("`data`: weights of rows must be a number from 0 on for each row, and not all be 0")
 
 
 def may_ignore(loss: Any, data: TensorData) -> bool:

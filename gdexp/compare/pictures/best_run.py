@@ -65,7 +65,8 @@ def _confused(run: "Recorded", parts: "Parts") -> tuple[str, np.ndarray] | None:
 
     split = next((s for s in ("val", "test", "train") if getattr(parts.data, s) is not None), "train")
     batch = getattr(parts.data, split)
-    if not isinstance(batch, tuple) or len(batch) != 2 or not all(isinstance(t, torch.Tensor) for t in batch):
+    pair = isinstance(batch, tuple) and len(batch) in (2, 3)  # the third are weights of the rows
+    if not pair or not all(isinstance(t, torch.Tensor) for t in batch):
         return None
     names = {"val": "validation", "test": "test", "train": "training"}
     from gdexp.tracking.weights import of_model
