@@ -56,6 +56,13 @@ def test_one_line_and_the_record_say_what_became_of_the_rows(ship, stocked, caps
     assert gdexp.load(run.run_id).linear.in_features == 28
 
 
+def test_a_sweep_says_it_once(ship, stocked, capsys):
+    words = [*EPOCH, "data.path=ship.csv", "data.target=Survived", "data.text=drop", "data.missing=median"]
+    gdexp.launch([*words, "loss=cross_entropy", "seed=0,1", "model=linear,mlp"], multirun=True)
+    line = "Data: 60 rows; 10 of Age filled in (median); 3 columns; left out as text: Name, Sex, Cabin\n"
+    assert capsys.readouterr().out.count(line) == 1
+
+
 def test_numbers_and_texts_are_pandas_bits(ship):
     theirs = pd.read_csv("ship.csv", keep_default_na=False, na_values={"Age": [""], "Cabin": [""]}).dropna()
     dummies = pd.get_dummies(theirs.drop(columns="Survived"), columns=["Name", "Sex", "Cabin"])

@@ -1,6 +1,6 @@
-"""The columns of a table: what each is for, and as numbers, by the values of the first file."""
+"""The columns of a table as numbers, by the values of the first file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,123 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gdexp.config.refusal import nearest
 from gdexp.data import Weighted
-from gdexp.data.dialect import misread, override
 from gdexp.data.gaps import Block
-from gdexp.data.table_file import Source, is_number, unneeded
+from gdexp.data.roles import Roles, check_columns, check_numbers, example
+from gdexp.data.table_file import Source, is_number
 
 _SHOWN = 5  # texts in a list of them
-
-
-class Roles(NamedTuple):
-    """What the keys of `data` say that columns are for.
-
-    Args:
-        targets: to predict.
-        features: to learn from; None: all others.
-        exclude: left out.
-        categories: whole numbers that are texts all the same.
-        weights: how much a row counts.
-        group: what keeps rows together.
-        text: what becomes of features that are text: error, drop or one_hot.
-    """
-
-    targets: list[str]
-    features: list[str] | None
-    exclude: list[str]
-    categories: list[str]
-    weights: str | None
-    group: str | None
-    text: str
-
-    @property
-    def needed(self) -> list[str]:
-        """The columns beside the features."""
-        return [*self.targets, *(name for name in (self.weights, self.group) if name is not None)]
-
-
-def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
-    """Return the features among the columns of a file, and in words which columns are left out.
-
-    Raises:
-        ValueError: a key names no column, or one that can't be what it says.
-    """
-    _check_names(roles, source)
-    frame, notes = source.frame, []
-    if roles.features is not None:
-        features = roles.features
-    else:
-        idle = {name: what for name, what in unneeded(frame).items() if name not in roles.needed}
-        away = {*roles.needed, *roles.exclude, *idle}
-        features = [name for name in frame.columns if name not in away]
-        notes = [f"left out: {name}, which has no name and {what}" for name, what in idle.items()]
-    weights = [roles.weights] if roles.weights is not None else []
-    _check_numbers(roles, source, [*features, *roles.targets, *weights])
-    texts = [name for name in features if name not in roles.categories and not is_number(frame[name])]
-    if texts and roles.text == "error":
-        raise ValueError(
-            f"`{source.key}`: column {texts[0]!r} holds text ({_shown(frame[texts[0]])}): data.text=one_hot or "
-            f"data.text=drop, or leave it out by {override('exclude', texts[:1])}"
-        )
-    if texts and roles.text == "drop":
-        features = [name for name in features if name not in texts]
-        notes.append(f"left out as text: {', '.join(texts)}")
-    if not features:
-        told = "".join(f" ({note})" for note in notes)
-        raise ValueError(f"`data.features`: no column is left beside the target {', '.join(roles.targets)!r}{told}")
-    return features, notes
-
-
-def _check_numbers(roles: Roles, source: Source, names: Iterable[str]) -> None:
-    """Refuse columns of numbers that aren't read as such."""
-    for name in names:
-        column = source.frame[name]
-        if name not in roles.categories and not is_number(column) and (line := misread(name, column, source.dialect)):
-            raise ValueError(f"`{source.key}`: {line}")
-
-
-def _shown(column: pd.Series) -> str:
-    """Return a value of a text, one that is no number if there is one."""
-    values = column.dropna().astype(str)
-    words = values[pd.to_numeric(values, errors="coerce").isna()]
-    return repr(str(next(iter([*words[:1], *values[:1]]), ""))[:40])
-
-
-def _check_names(roles: Roles, source: Source) -> None:
-    named = {
-        "data.target": roles.targets,
-        "data.features": roles.features or [],
-        "data.exclude": roles.exclude,
-        "data.categories": roles.categories,
-        "data.weights": [roles.weights] if roles.weights is not None else [],
-        "data.group": [roles.group] if roles.group is not None else [],
-    }
-    for key, names in named.items():
-        _check_columns(key, names, source)
-        if len(set(names)) < len(names):
-            raise ValueError(f"`{key}` must name each column once, got {names}")
-    if not roles.targets:
-        raise ValueError("`data.target` must name a column")
-    features = roles.features
-    if features is not None and (not features or {*roles.targets, roles.weights, *roles.exclude} & {*features}):
-        raise ValueError(
-            f"`data.features` must name columns other than those of target, weights and exclude, got {features}"
-        )
-    parts = [*roles.needed, *roles.exclude]
-    if twice := [name for name in parts if parts.count(name) > 1]:
-        raise ValueError(f"`data.target`, data.weights, data.group and data.exclude can't share a column: {twice[0]!r}")
-
-
-def _check_columns(key: str, names: Iterable[str], source: Source) -> None:
-    """Refuse names that no column of a file has, or that two have."""
-    for name in names:
-        if name not in source.frame.columns:
-            raise ValueError(f"`{key}`: {source.path} has no column {name!r}{nearest(name, source.frame.columns)}")
-        if name in source.doubled and key != "data.exclude":
-            raise ValueError(
-                f"`{key}`: {source.path} has two columns named {name!r}; the second is called {name + '.1'!r} here"
-            )
 
 
 class Encoding(NamedTuple):
@@ -171,13 +60,13 @@ class Encoding(NamedTuple):
     def check(self, source: Source) -> None:
         """Refuse a second file whose columns aren't those of the first."""
         names = [*self.numbers, *self.values, *self.roles.needed]
-        _check_columns(source.key, names, source)
-        _check_numbers(self.roles, source, self.numbers)
+        check_columns(source.key, names, source)
+        check_numbers(self.roles, source, self.numbers)
         texts = [name for name in self.numbers if not is_number(source.frame[name])]
         if self.labels is None:
             texts += [name for name in self.roles.targets if not is_number(source.frame[name])]
         if texts:
-            shown = _shown(source.frame[texts[0]])
+            shown = example(source.frame[texts[0]])
             raise ValueError(f"`{source.key}`: column {texts[0]!r} holds text ({shown}), in the first file numbers")
 
     def unknown(self, frame: pd.DataFrame) -> list[str]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gdexp.data import TensorData
-from gdexp.data.columns import Roles, choose, group_numbers, settle
+from gdexp.data.columns import group_numbers, settle
 from gdexp.data.dialect import Dialect
 from gdexp.data.gaps import Filling, complete
+from gdexp.data.roles import Roles, choose
 from gdexp.data.table_file import read
 
 Name = str | int  # the columns of a file without names are numbered

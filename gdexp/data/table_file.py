@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gdexp.data.dialect import Dialect, advice, holds_separators, looks_like_rows
+from gdexp.data.advice import advice, holds_separators, looks_like_rows
+from gdexp.data.dialect import Dialect
 
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
 _ROW_NAMES = "Unnamed: 0"
@@ -131,7 +132,15 @@ def _read_texts(
     key: str, path: str, dialect: Dialect, names: dict[str, Any], frame: pd.DataFrame, as_text: Collection[str]
 ) -> None:
     """Put the texts of a file into those columns of a frame that hold no numbers, or are texts all the same."""
-    places = [i for i, n in enumerate(frame.columns) if n in as_text or not _has_numbers(frame.iloc[:, i])]
+    if frame.empty:
+        return
+    unclear = frame.iloc[0].isna().to_numpy()  # may lack all numbers
+    kinds = enumerate(zip(frame.columns, frame.dtypes, unclear, strict=True))
+    places = [
+        i
+        for i, (name, kind, odd) in kinds
+        if name in as_text or not pd.api.types.is_numeric_dtype(kind) or (odd and not _has_numbers(frame.iloc[:, i]))
+    ]
     if not places:
         return
     only_empty = {"keep_default_na": False, "na_values": ["", *dialect.na_values]}

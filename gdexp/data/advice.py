@@ -1,0 +1,143 @@
+"""The words of a command line that read a CSV file which isn't written as usual."""
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gdexp.data.dialect import CHARACTERS, Dialect, character, override
+from gdexp.data.numerals import written
+
+_SEPARATORS = ("comma", "semicolon", "tab", "pipe")
+_MOST_LINES = 20  # above the header, as a title or notes
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def advice(path: str, dialect: Dialect) -> str:
+    """Return the words that read a file which can't be read as it is told, empty if none are known."""
+    encoding = _encoding(path, dialect.encoding)
+    if encoding is None:
+        return ""
+    found = _separator(path, dialect, encoding)
+    if found is None:
+        return ""
+    separator, above, table = found
+    style = next(filter(None, (written(table[c][1:], separator) for c in table)), {})
+    told = {
+        "encoding": (encoding, dialect.encoding),
+        "separator": (separator, dialect.separator),
+        "header": (above, 0),
+        "decimal": (style.get("decimal", dialect.decimal), dialect.decimal),
+        "thousands": (style.get("thousands", dialect.thousands), dialect.thousands),
+    }
+    return " ".join(override(key, value) for key, (value, now) in told.items() if character(value) != character(now))
+
+
+def holds_separators(names: Sequence[str], dialect: Dialect) -> bool:
+    """Say whether names hold what separates the cells of other files."""
+    own = dialect.arguments()["sep"]
+    return any(CHARACTERS[s] in name for s in _SEPARATORS for name in names if CHARACTERS[s] != own)
+
+
+def looks_like_rows(frame: pd.DataFrame, dialect: Dialect) -> bool:
+    """Say whether the names of a table are rather the first of its rows.
+
+    So they are if all columns of numbers have a number as name, but for a sequence such as years; without
+    columns of numbers, if each name is a value in its column too.
+    """
+    kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    point = str(dialect.arguments()["decimal"])
+    numbers = [_as_number(str(name), point) for name, kind in zip(frame.columns, kinds, strict=True) if kind]
+    texts = [i for i, kind in enumerate(kinds) if not kind]
+    if not numbers:
+        return len(texts) > 1 and len(frame) > 1 and all(_holds_its_name(frame, i) for i in texts)
+    known = [n for n in numbers if n is not None]
+    if not known or any(np.isnan(known)):
+        return False
+    steps = np.diff(known)
+    counts = np.allclose(steps, steps[:1]) and bool(all(steps != 0))
+    if not counts:
+        return True
+    return len(known) < 3 and (not texts or any(_holds_its_name(frame, i) for i in texts))
+
+
+def _holds_its_name(frame: pd.DataFrame, place: int) -> bool:
+    return bool((frame.iloc[:, place] == frame.columns[place]).any())
+
+
+def _separator(path: str, dialect: Dialect, encoding: str) -> tuple[str, int, pd.DataFrame] | None:
+    """Return what separates the cells of a file, how many lines stand above its table, and the first rows."""
+    for above in range(_MOST_LINES):
+        tables = [(s, _peeked(path, s, encoding, above)) for s in dict.fromkeys([dialect.separator, *_SEPARATORS])]
+        if there := [(s, above, table) for s, table in tables if table is not None]:
+            return max(there, key=lambda found: _columns(found[2], found[0]))  # the first of equals
+    spaced = _peeked(path, "spaces", encoding, 0)
+    return None if spaced is None else ("spaces", 0, spaced)
+
+
+def _columns(table: pd.DataFrame, separator: str) -> tuple[int, int]:
+    """Return how many columns of a table hold numbers, and how many it has."""
+    numbers = [written(table[c][1:], separator) is not None for c in table]
+    return sum(numbers), table.shape[1]
+
+
+def _encoding(path: str, given: str) -> str | None:
+    """Return the encoding that reads a file, None if it is no text."""
+    with Path(path).open("rb") as file:
+        start = file.read(2)
+    for encoding in ["utf-16"] if start in _UTF16 else [given, "utf-8", "cp1252", "latin-1"]:
+        try:
+            lines = pd.read_csv(
+                path,
+                encoding=encoding,
+                header=None,
+                dtype=str,
+                sep="\x01",
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                on_bad_lines="skip",
+            )
+        except (UnicodeError, LookupError):
+            continue
+        except Exception:
+            return None
+        return None if lines[0].str.contains("\0", regex=False).any() else encoding
+    return None
+
+
+def _peeked(path: str, separator: str, encoding: str, above: int) -> pd.DataFrame | None:
+    """Return the first rows of a file as text, None if they don't make a table of several columns."""
+    try:
+        table = pd.read_csv(
+            path,
+            sep=character(separator),
+            encoding=encoding,
+            header=None,
+            skiprows=above,
+            nrows=100,
+            dtype=str,
+            skipinitialspace=True,
+        )
+    except Exception:  # not so, then
+        return None
+    if table.shape[1] < 2 or table.iloc[:, -2:].notna().any(axis=1).mean() <= 0.5:
+        return None
+    is_row = pd.to_numeric(table.iloc[0], errors="coerce").notna().any()
+    return None if above and (is_row or len(table) < 2) else table
+
+
+def _as_number(name: str, point: str) -> float | None:
+    """Return the number that a name is, None of a name that is missing, NaN of any other."""
+    if name.startswith("Unnamed: "):
+        return None
+    for text in (name, re.sub(r"\.\d+$", "", name)):  # pandas numbers the second of two equal names
+        try:
+            number = float(text.replace(point, "."))
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else float("nan")
+    return float("nan")
