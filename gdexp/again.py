@@ -61,6 +61,19 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
     return run, compose.Job(config, source, options, run.name, None)
 
 
+def check_start(run: Recorded, sha256: str | None) -> None:
+    """Refuse a run whose first weights aren't what they were.
+
+    Args:
+        run: as recorded.
+        sha256: of the weights that `model.weights` names now, None if it names none.
+    """
+    then = run.tags.get("gdexp.start_weights")
+    if then != sha256:
+        before, now = (f"SHA-256 {s[:12]}…" if s else "none" for s in (then, sha256))
+        raise Refusal(f"run {run.run_id}: `model.weights` isn't what it was: {before} then, {now} now")
+
+
 def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance: Provenance) -> Iterator[str]:
     """Yield what is not as it was when a run was recorded: data, code, versions.
 

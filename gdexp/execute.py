@@ -10,6 +10,7 @@ from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
     from gdexp.build import Parts
+    from gdexp.build.start import Start
     from gdexp.config.compose import Job
     from gdexp.data.identity import Identity
     from gdexp.session import End
@@ -167,9 +168,9 @@ def _train(
     how = "plain" if len(jobs) == 1 else f"stack chunk={len(jobs)} threads={parts.threads}"
     sizes = {k: config[k] for k in ("model", "learner")}
     configs = [config] if len(jobs) == 1 else [filled(job.config) | sizes for job in jobs]
-    runs, source = described(jobs, configs, how, provenance, parts.identity)
-    if parts.identity.about:
-        line = f"Data: {parts.identity.about}"
+    runs, source = described(jobs, configs, how, provenance, parts.identity, parts.start)
+    notes = [f"Data: {parts.identity.about}"] if parts.identity.about else []
+    for line in [*notes, *([parts.start.about] if parts.start else [])]:
         say(line) if progress is None else progress.note_once(line)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
     record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data)
@@ -236,6 +237,7 @@ def described(
     how: str,
     provenance: "Provenance",
     data: "Identity | None" = None,
+    start: "Start | None" = None,
 ) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
     from gdexp.config import direction, secrets, written
@@ -250,6 +252,7 @@ def described(
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how} | direction.record(configs[0])
     tags |= {"gdexp.data": data.about} if data and data.about else {}
+    tags |= {"gdexp.start_weights": start.sha256, "gdexp.start": start.about} if start else {}
     texts = provenance.texts(configs[0])
     found = []
     pages = written.pages(shown, [job.options for job in jobs])

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gdexp import stop
-from gdexp.again import differences, recorded, surroundings
+from gdexp.again import check_start, differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
 from gdexp.terminal import say
@@ -78,6 +78,7 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     from gdexp.terminal import report
 
     parts = build(job.config, job.options)
+    check_start(run, parts.start and parts.start.sha256)
     how, stacked = "plain", _STACK.fullmatch(run.tags.get("gdexp.trained_as", ""))
     if stacked:
         try:
@@ -85,7 +86,7 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")
-    runs, source = described([job], [parts.config], how, provenance, parts.identity)
+    runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment}
     with stop.watched(), tracking.start(config, runs, data=data) as record:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gdexp import stop
-from gdexp.again import differences, recorded, surroundings
+from gdexp.again import check_start, differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
 from gdexp.tracking.reading import Recorded
@@ -40,6 +40,7 @@ def resume(words: Sequence[str]) -> None:
     with local_modules():
         provenance = Provenance()
         parts = build(job.config, job.options)
+        check_start(run, parts.start and parts.start.sha256)
         if changed := list(differences(run, job.config, parts.identity.sha256, provenance)):
             raise Refusal(f"run {run.run_id} can't go on as it was: {'; '.join(changed)}")
         for line in surroundings(run, provenance):

@@ -227,7 +227,7 @@ def test_loss_with_parameters_is_trained_and_kept(stocked, monkeypatch):
     [
         ("Listed", "`model.more[0].weight` gets a gradient, but nothing trains it"),
         ("Loose", "`model.scale['of']` gets a gradient, but nothing trains it"),
-        ("Late", "`model.bias` gets a gradient, but it was made after the optimizer"),
+        ("Late", "make it in __init__"),
         ("Hides", "`model.layer.bias` is trained, but it isn't in the state dict"),
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gdexp.average import Average
 from gdexp.build import finite, fit, inputs, lazy, look, measuring, rows, target, updates, weighting
+from gdexp.build.start import Start, start_from
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
     threads: int
     deterministic: bool
     trajectory: bool
+    start: Start | None = None  # from other weights
 
 
 Loaded = tuple[TensorData, Identity]
@@ -115,6 +117,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
         loss = weighting.weighed(loss, data, f"`loss={options.get('loss')}`")
     if model is not None:
         move(model, device, dtype)
+    start = start_from(model, config)
     if isinstance(bare, nn.Module):
         move(bare, device, dtype)
     optimizer = None
@@ -159,6 +162,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
         _threads(trainer["threads"], work),
         device.type == "cpu" if trainer["deterministic"] == "auto" else trainer["deterministic"],
         _keeps_trajectory(trainer["trajectory"], learner, model),
+        start,
     )
 
 

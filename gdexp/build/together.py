@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gdexp.average import Average
 from gdexp.build import SMALL_WORK, Parts, make_model, updates
 from gdexp.build.rows import count, seed_everything
+from gdexp.build.start import start_from
 from gdexp.data.loading import Loader
 from gdexp.dtypes import move
 from gdexp.learner import OneRun
@@ -121,6 +122,7 @@ def build_together(
         model = make_model({**configs[0], "model": first.config["model"]}, loss, options)
         assert model is not None
         move(model, template.device, getattr(torch, trainer["dtype"]))
+        start_from(model, first.config)
         return model, torch.get_rng_state()
 
     models = {seed: fresh(seed) for seed in dict.fromkeys(config["seed"] for config in configs)}

@@ -60,6 +60,8 @@ RULES: dict[str, tuple[str, Any]] = {
     "data.fold": _or_null(_whole(0)),
     "data.standardize": _among("inputs", "both", "none"),
     "model.inputs": _among("auto", "one", "spread"),
+    "model.weights": _or_null(_TEXT),
+    "model.weights_partial": _BOOLEAN,
     "metrics": _list_of_names("f1, auroc"),
     "scheduler.interval": _among("epoch", "step"),
     "scheduler.warmup": _whole(0),
@@ -125,7 +127,7 @@ OWN: dict[str, dict[str, Any]] = {
         "fold": None,
         "standardize": "none",
     },
-    "model": {"inputs": "auto"},
+    "model": {"inputs": "auto", "weights": None, "weights_partial": False},
     "optimizer": {"param_groups": None},
     "scheduler": {"interval": "epoch", "warmup": 0, "warmup_start_factor": 1 / 3},
 }
@@ -218,7 +220,16 @@ def _check_target(group: str, node: Mapping[str, Any]) -> None:
 
 def own(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a node without our keys: what its target takes."""
-    return {k: v for k, v in node.items() if k not in OWN.get(group, ())}
+    ours = set(OWN.get(group, ()))
+    if group == "model" and node.get("weights") is not None and takes_weights(node):
+        ours -= {"weights"}
+    return {k: v for k, v in node.items() if k not in ours}
+
+
+def takes_weights(node: Mapping[str, Any]) -> bool:
+    """Say whether a model's constructor has an argument `weights` of its own, which the key is then."""
+    known = targets.parameters(targets.resolve("model._target_", node["_target_"])) if node["_target_"] else {}
+    return "weights" in known
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -98,7 +98,22 @@ def job_keys(configs: Sequence[Mapping[str, Any]], data: str) -> list[str]:
 def _numbers_of(config: Mapping[str, Any]) -> str:
     """Return the part of a config that decides about the numbers of a run."""
     trainer = {k: v for k, v in config["trainer"].items() if k != "log_every" and not k.startswith("checkpoint_")}
-    return json.dumps(recorded(config) | {"trainer": trainer}, sort_keys=True, default=str)
+    start = _start(config)
+    numbers = recorded(config) | {"trainer": trainer} | ({"start": start} if start else {})
+    return json.dumps(numbers, sort_keys=True, default=str)
+
+
+def _start(config: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the weights that a model starts from, None if there are none that can be read."""
+    if (wanted := config["model"].get("weights")) is None:
+        return None
+    from gdexp.config.refusal import Refusal
+    from gdexp.tracking.source import source
+
+    try:
+        return source(wanted, config["tracking"]["uri"]).sha256
+    except Refusal:  # the job says so, or its model takes such an argument itself
+        return None
 
 
 def command(words: Sequence[str]) -> list[str]:
