@@ -30,7 +30,7 @@ def one_hot(dtype="int64"):
 
 def ignored(code=255, loss_of=0):
     x, y = labels(names=(3, 4, 8)).train
-    y[::2] = code
+    y[1::2] = code
     return TensorData((x, y))
 
 
@@ -227,6 +227,17 @@ def test_functions_of_torch_are_known_as_their_modules_are(parts, name):
         ([*of("labels", names="[4]"), "loss=cross_entropy"], "at least two classes"),
         ([*of("labels"), "loss=bce_with_logits"], "has more"),
         ([*of("pair"), "loss=mse"], "one tensor as the target"),
+        ([*of("labels"), "loss=cross_entropy", "loss.weight=balance"], "balanced or null"),
+        (
+            [
+                *of("ignored"),
+                "loss=cross_entropy",
+                "loss.ignore_index=255",
+                "data.split_seed=null",
+                "data.val_fraction=1",
+            ],
+            "ignores all validation rows",
+        ),
         ([*of("Some"), "loss=cross_entropy"], "2 classes, but its target holds 2"),
     ],
 )

@@ -52,6 +52,8 @@ def make_metrics(wanted: Sequence[str], loss: Any, data: TensorData, reading: Re
     for i, name in enumerate(wanted):
         plain = name.removeprefix("train_") if _is_of_train(name) else name
         if metric := known(plain):
+            if reading is None:
+                raise Refusal(_unknown(plain))
             _check(plain, metric.takes, kinds, data)
             (found if plain == name else train)[plain] = metric.function
         elif "." in name:
@@ -64,6 +66,13 @@ def make_metrics(wanted: Sequence[str], loss: Any, data: TensorData, reading: Re
             raise Refusal(f"`metrics`: {name!r} is no metric{nearest(name, [*KNOWN, 'top_3'])}")
     found.pop("accuracy", None)  # it is measured anyway
     return Metrics(found, own, reading, Metrics(train, {}, reading) if train else None)
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"`metrics`: {name} needs to know what the model's output is, and this loss doesn't say: a loss of your own "
+        'says it by an attribute, `my_loss.output = "scores"` (or logits, probabilities, numbers, …)'
+    )
 
 
 def _is_of_train(name: str) -> bool:

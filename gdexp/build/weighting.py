@@ -61,12 +61,21 @@ def weighed(loss: Any, data: TensorData, name: str) -> Any:
     _check_weights(data)
     if is_torchs(loss):
         ignores = may_ignore(loss, data)
+        _check_counted(loss, data)
         if loss.reduction != "none" and (weighted or _varies(data) or divides_by_more_than_rows(loss, ignores)):
             return Quotient(loss, weighted, ignores)
         return loss
     if weighted and not _takes_weights(loss):
         raise Refusal(f"{name} takes no weights of rows: give it a third argument `weights`")
     return OwnWeighted(loss) if weighted else loss
+
+
+def _check_counted(loss: Any, data: TensorData) -> None:
+    """Refuse a split in which the loss ignores every row."""
+    index = getattr(loss, "ignore_index", None)
+    for split, name in ((data.train, "training"), (data.val, "validation"), (data.test, "test")):
+        if index is not None and split is not None and not isinstance(split, Loader) and (split[1] == index).all():
+            raise Refusal(f"`loss.ignore_index={index}` ignores all {name} rows")
 
 
 def _check_weights(data: TensorData) -> None:

@@ -210,6 +210,9 @@ def _check_target(group: str, node: Mapping[str, Any]) -> None:
     if node["_target_"] is not None:
         given = own(group, node)
         if group == "loss":  # weights that the data decide
+            for key in ("weight", "pos_weight"):
+                if isinstance(given.get(key), str) and given[key] != "balanced":
+                    raise Refusal(f"`loss.{key}` must be a list of numbers, balanced or null, got {given[key]!r}")
             given = {k: None if v == "balanced" and k in ("weight", "pos_weight") else v for k, v in given.items()}
         targets.check_arguments(group, given, _supplied(group, node["_target_"]))
     elif group == "data":
