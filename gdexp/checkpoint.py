@@ -121,11 +121,14 @@ class Checkpoints:
         name = f"{step:012d}-{hashlib.sha256(content).hexdigest()[:32]}.pt"
         self._folder.mkdir(parents=True, exist_ok=True)
         draft = self._folder / f".{name}.part"
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._folder / f"step-{name}")
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._folder / f"step-{name}")
+        finally:
+            draft.unlink(missing_ok=True)
         if best:
             kept = self._folder / f"best-{name}"
             kept.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from gdexp.config.refusal import Refusal
@@ -195,12 +195,22 @@ def _missing_artifacts(tables: Tables) -> list[str]:
 
 
 def _clear_drafts(db: Path) -> list[str]:
-    """Remove what commands that were killed while making a store left behind."""
+    """Remove what commands that were killed while making a store or a run left behind."""
     old = time.time() - _DRAFT_SECONDS  # a younger one may be in the making
-    drafts = [p for p in db.parent.glob(".gdexp-*") if (p / db.name).is_file() and p.stat().st_mtime < old]
-    for draft in drafts:
-        shutil.rmtree(draft, ignore_errors=True)
-    return [f"{draft.name}, a half-made store, is removed" for draft in drafts]
+    lines = []
+    for draft in (p for p in db.parent.glob(".gdexp-*") if p.lstat().st_mtime < old):
+        if draft.is_dir() and not draft.is_symlink():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+        lines.append(f"{draft.name}, which was left half-made, is removed")
+    for draft in places.artifact_root(db).glob("*/*/.artifacts.part"):
+        if draft.lstat().st_mtime < old and not draft.is_symlink() and not (draft.parent / "artifacts").exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                draft.parent.rmdir()
+            lines.append(f"{draft.parent.name}, a run that was never begun, is removed")
+    return lines
 
 
 def _read_only(db: Path) -> sqlite3.Connection:

@@ -272,3 +272,58 @@ def test_client_whose_store_is_lost_keeps_the_run(stocked, gdexp_run, cache):
     gdexp.launch(["trainer.epochs=1"])
     table = gdexp.runs()
     assert sorted(table["trainer.epochs"]) == [1, 4] and set(table.status) == {"FINISHED"} and not kept.exists()
+
+
+def test_files_of_a_run_may_be_read_as_all_the_users_files(stocked):
+    before = os.umask(0o027)
+    try:
+        [run_id] = gdexp.launch(["trainer.epochs=2", "trainer.checkpoint_every=1"]).run_id
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in stocked.glob(f"mlruns/*/{run_id}/artifacts/**/*") if p.is_file()}
+    assert set(modes.values()) == {0o640} and "weights.safetensors" in modes
+
+
+def test_run_that_was_cut_off_keeps_a_trace_and_its_own_seconds(stocked, gdexp_run):
+    [run_id] = gdexp.launch(["trainer.epochs=3", "trainer.checkpoint_every=1"]).run_id
+    hours = 3_600_000 * 5
+    tables = Tables(stocked / "mlflow.db")
+    tables.execute("UPDATE runs SET status='KILLED', start_time=start_time-?, end_time=end_time-?", hours, hours)
+    tables.close()
+    assert gdexp_run(run_id, "trainer.epochs=5", module="gdexp.resume").returncode == 0
+    from gdexp.tracking.reader import Which, reading
+
+    with reading() as reader:
+        [row] = reader.rows(Which(run_ids=[run_id]))
+    assert row.tags["gdexp.cut_off"] == "KILLED after epoch 3" and row.status == "FINISHED"
+    assert 0 < row.seconds < 3600 < 4 * 3600 < (row.end_time - row.start_time) / 1000
+
+
+def test_drafts_of_a_process_that_is_gone_are_removed(stocked, gdexp_run):
+    [run_id] = gdexp.launch(["trainer.epochs=2", "trainer.checkpoint_every=1"]).run_id
+    [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts")
+    drafts = [folder / ".weights.safetensors.part", folder / "checkpoints/.1.pt.part"]
+    never, made = folder.parent.with_name("0" * 32) / ".artifacts.part", stocked / ".gdexp-kept-x.part"
+    never.mkdir(parents=True)
+    for path in (*drafts, never / "config.yaml", made):
+        path.write_text("half")
+    for path in (never, made):
+        os.utime(path, (1, 1))
+    tables = Tables(stocked / "mlflow.db")
+    tables.execute("UPDATE runs SET status='RUNNING'")
+    tables.add_tags(
+        run_id, {"gdexp.process": tables.select("SELECT value FROM tags WHERE key='gdexp.process'")[0][0] + "1"}
+    )
+    tables.close()
+    done = gdexp_run("check", module="gdexp.store")
+    assert done.returncode == 0 and "closed as KILLED" in done.stdout and "never begun" in done.stdout
+    assert not any(path.exists() for path in (*drafts, never, made)) and (folder / "weights.safetensors").exists()
+
+
+def test_git_that_hangs_is_left(stocked, monkeypatch):
+    (stocked / "bin").mkdir()
+    (stocked / "bin/git").write_text(f"#!/bin/sh\nwhile [ ! -e {stocked}/over ]; do sleep 0.1; done\n")
+    (stocked / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stocked}/bin:{os.environ['PATH']}")
+    assert list(gdexp.launch(["trainer.epochs=2"]).status) == ["FINISHED"]
+    (stocked / "over").touch()

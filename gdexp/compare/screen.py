@@ -135,7 +135,7 @@ def _text(foreign: str) -> Text:
 
 
 def _seconds(row: Row) -> float:
-    return math.nan if row.end_time is None else (row.end_time - row.start_time) / 1000
+    return row.seconds
 
 
 def _duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def _setting(params: Mapping[str, str | None], seeds: Mapping[str, Row], found: 
     ended = [(s, r) for s, r in seeds.items() if r.outcome in ENDED and r.run_id in found.values]
     measured = {s: found.values[r.run_id] for s, r in sorted(ended, key=lambda item: _number(item[0]))}
     values = {s: value for s, value in measured.items() if math.isfinite(value)}
-    times = [(r.end_time - r.start_time) / 1000 for r in rows if r.end_time is not None]
+    times = [r.seconds for r in rows if r.end_time is not None]
     return Setting(
         {k: v for k, v in params.items() if v is not None},
         rows,

@@ -7,6 +7,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from gdexp.config.refusal import Refusal
+from gdexp.tracking import places
 from gdexp.tracking.sqlite import Tables
 
 PROCESS, HOST, HEARTBEAT = "gdexp.process", "gdexp.host", "gdexp.heartbeat"
@@ -34,7 +36,20 @@ def close_dead(tables: Tables) -> list[tuple[str, str]]:
             if tables.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
                 tables.end(run_id, "KILLED", last or start)
                 closed.append((run_id, name))
+                _clear(tables, run_id)
     return closed
+
+
+def _clear(tables: Tables, run_id: str) -> None:
+    """Remove what a process that is gone was about to write among the artifacts of its run."""
+    [(uri,)] = tables.select("SELECT artifact_uri FROM runs WHERE run_uuid=?", run_id)
+    try:
+        folder = places.folder(tables.path, uri, run_id)
+    except Refusal:  # it is none of this store's
+        return
+    for path in places.files(folder) if folder is not None else ():
+        if path.name.startswith(".") and path.name.endswith(".part"):
+            path.unlink(missing_ok=True)
 
 
 def is_run_alive(tables: Tables, run_id: str) -> bool:

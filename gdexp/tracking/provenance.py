@@ -18,6 +18,7 @@ from gdexp.config import secrets, trust
 from gdexp.config.written import recorded
 from gdexp.tracking.store import mlflow_version
 
+_GIT_SECONDS = 2.0
 _DIFF_BYTES = 1_000_000
 _PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "safetensors", "pandas", "sklearn")
 
@@ -64,15 +65,15 @@ class Provenance:
     @cached_property
     def _diff(self) -> str:
         asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
-        diff = asked.communicate()[0] if asked is not None else ""
+        diff = _answer(asked) or ""
         cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
         return secrets.hide(diff[:_DIFF_BYTES]) + cut
 
     @cached_property
     def _git(self) -> dict[str, str]:
-        if self._status is None:
+        if self._status is None or (said := _answer(self._status)) is None:
             return {}
-        lines = self._status.communicate()[0].splitlines()
+        lines = said.splitlines()
         heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
         if self._status.returncode or "branch.oid" not in heads:
             return {}
@@ -123,6 +124,19 @@ def command(words: Sequence[str]) -> list[str]:
         if word.startswith("-") and "=" not in word and secrets.is_secret(word.lstrip("-")):
             shown[i + 1] = secrets.HIDDEN
     return shown
+
+
+def _answer(asked: "subprocess.Popen[str] | None") -> str | None:
+    """Return what git says, None where it doesn't within two seconds, as on a file system that hangs."""
+    if asked is None:
+        return None
+    try:
+        return asked.communicate(timeout=_GIT_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        if asked.stdout is not None:
+            asked.stdout.close()
+        return None
 
 
 def _git(*words: str) -> "subprocess.Popen[str] | None":

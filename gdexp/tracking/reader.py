@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gdexp.config.refusal import Refusal
+from gdexp.tracking.sqlite import PAUSED
 from gdexp.tracking.store import database, opened, store_uri
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Row(NamedTuple):
     @property
     def outcome(self) -> str | None:
         return self.tags.get("gdexp.outcome")
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has trained, NaN of one that hasn't ended; what lay between two commands doesn't count."""
+        if self.end_time is None:
+            return math.nan
+        return (self.end_time - self.start_time - int(self.tags.get(PAUSED, 0))) / 1000
 
     @property
     def is_summary(self) -> bool:

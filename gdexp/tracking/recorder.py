@@ -19,9 +19,9 @@ from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
 from gdexp.lines import warn
-from gdexp.tracking import endings, kept
+from gdexp.tracking import endings, kept, places
 from gdexp.tracking.places import local_path
-from gdexp.tracking.sqlite import Number, Run, Tables
+from gdexp.tracking.sqlite import PAUSED, Number, Run, Tables
 from gdexp.tracking.store import fold_in
 from gdexp.tracking.whole import Begun, End, Whole, content_of
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
+CUT_OFF = "gdexp.cut_off"  # how often, and where, a run was cut off that has gone on
 _HEARTBEAT_SECONDS = 60.0
+_FEW = 4  # runs whose files are brought to the disk one by one
 
 
 class ArtifactsElsewhere(Exception):
@@ -194,8 +196,9 @@ class Recorder:
             self._before = status, end_time
             self._whole = Whole.read(self._tables, run_id, place)
             self._tables.begin_again(run_id)
-            self._tables.add_tags(run_id, {**tags, **endings.signature()})
             rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
+            trace = _trace(self._whole.begun[0].tags, status, end_time, rows)
+            self._tables.add_tags(run_id, {**tags, **trace, **endings.signature()})
         self._there = set(rows)
 
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
@@ -203,6 +206,7 @@ class Recorder:
         self._over.add(run)
 
     def _keep_flushing(self) -> None:
+        _settle([path for folder in self.folders for path in places.files(folder)], len(self.folders))  # the texts
         while not self._closing.wait(FLUSH_SECONDS):
             self.flush()
 
@@ -246,6 +250,9 @@ class Recorder:
                 except Exception as error:  # safetensors has an error type of its own for a full disk
                     self._trouble = str(error)
                     missing.setdefault(run, []).append(name)
+        done = [run for run in ends if run not in missing]
+        written = [self.folders[run] / name for run in done for name in ends[run].files]
+        _settle(written + [self.folders[run] for run in done], len(done))
         return missing
 
     def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, End], beat: bool) -> None:
@@ -338,6 +345,31 @@ def _file_of(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _trace(tags: Mapping[str, str], status: str, end_time: int | None, rows: Iterable[tuple]) -> dict[str, str]:
+    """Return the tags that say that a run was cut off, and how long nothing was trained."""
+    now = int(time.time() * 1000)
+    pause = int(tags.get(PAUSED, 0)) + max(now - (end_time or now), 0)
+    if status == "FINISHED":  # its end is raised
+        return {PAUSED: str(pause)}
+    epoch = max((step for key, step in rows if key == "train_loss"), default=0)
+    earlier = [tags[CUT_OFF]] if CUT_OFF in tags else []
+    return {PAUSED: str(pause), CUT_OFF: ", ".join([*earlier, f"{status} after epoch {epoch}"])}
+
+
+def _settle(paths: Iterable[Path], runs: int) -> None:
+    """Have artifacts of so many runs on the disk, before rows say that they are there."""
+    if runs > _FEW and hasattr(os, "sync"):
+        os.sync()  # one request for all is quicker than one for each
+        return
+    for path in paths:
+        with suppress(OSError):  # of a system that has no such thing for folders
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
