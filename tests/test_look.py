@@ -128,6 +128,41 @@ class OwnCrossed(Linear):
         x, y = batch
         return ((self(x) - y) ** 2).mean()
 
+def times(rows=21):
+    t = torch.linspace(0, 1, rows)
+    return TensorData((t, t.sin()))
+
+class Wide(nn.Module):
+    """as many hidden numbers as there are rows, by chance"""
+    def __init__(self):
+        super().__init__()
+        self.rate, self.out = nn.Parameter(torch.ones(21, 1)), nn.Linear(21, 1)
+    def training_loss(self, batch):
+        t, y = batch
+        hidden = (self.rate.exp() * t).sin()
+        return ((self.out(hidden.T)[:, 0] - y) ** 2).mean()
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+    def forward(self, output, target):
+        return ((self.scale * output - target) ** 2).mean()
+
+class Named(Linear):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+class Learner:
+    def __init__(self, model):
+        self.model = model
+    def train_step(self, batch):
+        return {"train_loss": self.model(batch[0])["out"].mean().detach()}
+    def evaluate(self, batch):
+        return {"loss": self.model(batch[0])["out"].mean().detach()}
+    def weights(self):
+        return self.model.state_dict(keep_vars=True)
+
 class Made(Linear):
     def __init__(self, in_features):
         super().__init__(in_features)
@@ -367,6 +402,18 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(parts):
     with pytest.raises(KeyError, match="mine"):
         gdexp.launch(words("points", "Linear", "broken"))
     assert only(gdexp.runs())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        words("times", "Wide", "none"),
+        words("points", "Frozen", "Head"),
+        words("points", "Named", None, "learner=custom", "learner._target_=pieces.Learner"),
+    ],
+)
+def test_what_only_looks_odd_trains(parts, line):
+    assert only(gdexp.launch(line))["status"] == "FINISHED"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,6 +13,10 @@ from gdexp.config.refusal import Refusal
 _FUSED = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # they broadcast, and return a mean
 
 
+class Crossing(Refusal):
+    """A loss of every output against every target."""
+
+
 class NoCrossing(TorchFunctionMode):
     """While it is entered, what is computed of a batch's own numbers may not be broadcast against them.
 
@@ -43,14 +47,18 @@ class NoCrossing(TorchFunctionMode):
         if one.shape == other.shape or one.numel() != other.numel() or not one.numel() > 1:
             return
         pairs = (one, other), (other, one)
-        if not any(a.requires_grad and id(b) in self._given for a, b in pairs):
+        if not any(_is_computed(a) and id(b) in self._given for a, b in pairs):
             return
         if func in _FUSED or result.numel() > one.numel():
-            computed, given = next((a, b) for a, b in pairs if a.requires_grad and id(b) in self._given)
-            raise Refusal(
+            computed, given = next((a, b) for a, b in pairs if _is_computed(a) and id(b) in self._given)
+            raise Crossing(
                 f"the loss pairs every row with every row: {_shape(computed)} of the model against {_shape(given)} of "
                 "the data; give them one shape, as by target.reshape(output.shape)"
             )
+
+
+def _is_computed(t: Tensor) -> bool:
+    return t.requires_grad and not t.is_leaf
 
 
 def _shape(t: Tensor) -> str:

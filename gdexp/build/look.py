@@ -6,8 +6,7 @@ look ends, and training meets it again, with its traceback and a record.
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from gdexp.build import fit, rows, updates, weighting
-from gdexp.build.broadcast import NoCrossing
+from gdexp.build.broadcast import Crossing, NoCrossing
 from gdexp.build.untouched import untouched
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.generators import put_back
-from gdexp.data.nest import copied, moved
+from gdexp.data.nest import copied, moved, size
 from gdexp.dtypes import move
-from gdexp.learner import OneRun, spreading
+from gdexp.learner import LOSS, OneRun, spreading
 from gdexp.step import Step
 
 _LARGEST_BACKWARD = 5e6  # parameters up to which a backward pass is tried, too
@@ -138,6 +137,9 @@ class _Trial:
                 output = forward(inputs)
         except Exception:  # perhaps it takes gradients
             output = _guarded(f"{name} can't take this data", forward, self._batch()[0])
+        own = self._tried.config["learner"]["_target_"] is not None
+        if own and not (isinstance(output, Tensor) and output.dim() and len(output) == size(self._batch())):
+            return  # a learner of the user's own may make something else of it
         self.data = fit.fitted(self.data, output, self._loss, self._tried.options)
         if fit.has_a_range(self._loss):
             for far in (1e3, -1e3):  # rows far away show what those near the middle may hide
@@ -153,11 +155,10 @@ class _Trial:
             loss = weighting.weighed(loss, self.data, name)
         step = Step(torch.optim.SGD([nn.Parameter(torch.zeros(()))]))  # none is taken
         self._learner = OneRun(self._model, loss, step, spread=self._tried.spread)
-        batch = self._batch()
-        watched = NoCrossing(batch) if not _is_known(self._loss) else nullcontext()
+        if not _is_known(self._loss):
+            self._check_crossing()
         try:
-            with watched:
-                measures = _guarded(self._name(), self._learner.measures_of, batch)
+            measures = _guarded(self._name(), self._learner.measures_of, self._batch())
         except (Refusal, _Theirs) as error:
             self._check_only_row(error)
             raise
@@ -168,7 +169,7 @@ class _Trial:
             )
         value = measures["train_loss"]
         self._check_form(value, measures)
-        if any(True for _ in self._model.parameters()):
+        if any(True for _ in self._parameters()):
             self._check_gradients(value)
         self._check_batch_of_one()
 
@@ -197,6 +198,12 @@ class _Trial:
         """Return some rows that a model may write into."""
         return copied(moved(fit.sample(self.data, most), torch.device("cpu"), self._dtype))
 
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of model and loss by name."""
+        yield from self._model.named_parameters()
+        if isinstance(self._loss, nn.Module):
+            yield from self._loss.named_parameters(LOSS.rstrip("."))
+
     def _check_form(self, value: Any, measures: Mapping[str, Any]) -> None:
         what = "the loss" if self._loss is not None else f"{type(self._model).__name__}.training_loss"
         if not isinstance(value, Tensor):
@@ -209,7 +216,7 @@ class _Trial:
                 raise Refusal(f"{what}: {name!r} must be one number, got {_described(number)}")
 
     def _check_gradients(self, value: Tensor) -> None:
-        learning = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+        learning = {n: p for n, p in self._parameters() if p.requires_grad}
         if not learning:
             raise Refusal("`model`: none of its parameters can learn, requires_grad is false in each")
         if not value.requires_grad:
@@ -224,6 +231,22 @@ class _Trial:
         if not gradients:
             raise Refusal("no gradient gets from the loss to the model's parameters: the loss doesn't depend on them")
         updates.check_sparse(self._tried.config, self._tried.options, self._model, gradients)
+
+    def _check_crossing(self) -> None:
+        """Refuse a loss that pairs every row with every row, whatever their number is: one alone may be chance."""
+        number = size(self._batch())
+        for most in (number, number - 1 if number > 2 else number + 1):
+            batch = self._batch(most)
+            try:
+                with NoCrossing(batch):
+                    self._learner.measures_of(batch)
+            except Crossing:
+                if most != number:
+                    raise
+            except Exception:  # met again where it is looked at
+                return
+            else:
+                return
 
     def _check_only_row(self, error: Exception) -> None:
         """Refuse data of one row where the model needs more, as two of it show."""
