@@ -138,7 +138,8 @@ def merge(source: Path, target: Path) -> list[str]:
 
 def _file(name: str | None) -> Path:
     """Return the file that a path or a sqlite URI means."""
-    uri = store.store_uri(name if name is None or "://" in name or name.startswith("sqlite:") else f"sqlite:///{name}")
+    is_address = name is not None and ("://" in name or name.startswith("sqlite:"))
+    uri = store.store_uri(name if name is None or is_address else store.of_file(Path(name).absolute()))
     if (db := store.database(uri)) is None:
         raise Refusal(f"{uri} is no SQLite store")
     return db
@@ -163,7 +164,7 @@ def _of_another_version(db: Path, found: str | None) -> list[str]:
     if found is None:
         return [f"{db} is no whole MLflow store: python -m gdexp.store check {db}"]
     if any(versions.glob(f"{found}_*.py")):
-        return [f"{db} was left by an older MLflow (schema {found}): mlflow db upgrade sqlite:///{db}"]
+        return [f"{db} was left by an older MLflow (schema {found}): mlflow db upgrade {store.of_file(db)}"]
     return [f"{db} is of a newer MLflow (schema {found}): pip install -U mlflow"]
 
 

@@ -13,6 +13,7 @@ from gdexp.config import direction
 from gdexp.config.printable import printable
 from gdexp.failure import line_of, show
 from gdexp.lines import is_terminal, warn
+from gdexp.tracking.address import of_file, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -289,7 +290,9 @@ def _where(uri: str, run_id: str, sweep: str | None = None) -> str:
 
 def _store_word(uri: str) -> str:
     """Return the word of a command line that names a store, "" for the usual one."""
-    return "" if uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}" else f" {shlex.quote(f'tracking.uri={uri}')}"
+    if uri == of_file(Path.cwd() / "mlflow.db"):
+        return ""
+    return f" {shlex.quote(f'tracking.uri={without_password(uri)}')}"
 
 
 def _words(name: str) -> str:

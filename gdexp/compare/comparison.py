@@ -11,6 +11,7 @@ from gdexp.compare.selection import Selection
 from gdexp.compare.settings import Setting, sensitivities, settings
 from gdexp.compare.verdict import Verdict, verdict
 from gdexp.config.printable import cell
+from gdexp.tracking.address import without_password
 from gdexp.tracking.reader import Reader, Row
 
 
@@ -66,7 +67,7 @@ def as_json(found: Comparison) -> str:
     v, chosen = found.verdict, found.selection
     said: dict[str, Any] = {
         "runs": chosen.title,
-        "store": chosen.uri,
+        "store": without_password(chosen.uri),
         "objective": chosen.objective,
         "objective_at": chosen.at,
         "settings": _rows(found),

@@ -9,6 +9,7 @@ import gdexp
 from gdexp.compare import screen, words
 from gdexp.compare.comparison import Comparison
 from gdexp.config.printable import printable
+from gdexp.tracking.address import without_password
 
 if TYPE_CHECKING:
     from gdexp.compare.pictures import Picture
@@ -73,4 +74,8 @@ def _environment(found: Comparison) -> list[tuple[str, str]]:
     rows = found.selection.rows
     shown = {name: sorted({row.tags[tag] for row in rows if tag in row.tags}) for name, tag in kept.items()}
     lines = [(name, ", ".join(values)) for name, values in shown.items() if values]
-    return [*lines, ("store", found.selection.uri), ("experiment", ", ".join(sorted({r.experiment for r in rows})))]
+    return [
+        *lines,
+        ("store", without_password(found.selection.uri)),
+        ("experiment", ", ".join(sorted({r.experiment for r in rows}))),
+    ]

@@ -6,7 +6,6 @@ store, from where `gdexp.store sync` sends it later.
 """
 
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -14,24 +13,20 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from queue import Empty, Queue
-from urllib.parse import urlparse
 
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
 from gdexp.tracking import kept, store, transfer
+from gdexp.tracking.address import Unreachable as Unreachable
+from gdexp.tracking.address import answers as answers
+from gdexp.tracking.address import of_file, without_password
 from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
-from gdexp.tracking.store import without_password
 from gdexp.tracking.whole import Begun
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run
 _PATIENCE_SECONDS = 10.0  # with a server at the end of a run
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
-
-class Unreachable(Exception):
-    """Nothing answers at a tracking URI."""
 
 
 class ForwardingRecorder(Recorder):
@@ -54,7 +49,7 @@ class ForwardingRecorder(Recorder):
         self._down_since, self._progress = 0.0, time.monotonic()
         self._refused: Exception | None = None  # why the last request failed
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
-        self.uri, self._far = without_password(uri), uri
+        self.uri, self._far, self._shown = uri, uri, without_password(uri)
         try:
             self._introduce(location)
         except BaseException:
@@ -102,8 +97,8 @@ class ForwardingRecorder(Recorder):
         if isinstance(found, Refusal):
             raise found
         if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
-            line = str(found).splitlines()[0].replace(self._far, str(self.uri))
-            raise Refusal(f"`tracking.uri`: {self.uri} can't be used: {line}") from found
+            line = str(found).splitlines()[0].replace(self._far, self._shown)
+            raise Refusal(f"`tracking.uri`: {self._shown} can't be used: {line}") from found
         return found
 
     def _keep_sending(self) -> None:
@@ -123,8 +118,8 @@ class ForwardingRecorder(Recorder):
         except Exception as error:
             if not self._down_since:
                 self._down_since = time.monotonic()
-                line = str(error).splitlines()[0].replace(self._far, str(self.uri))
-                warn(f"{self.uri} doesn't answer ({line}); training goes on")
+                line = str(error).splitlines()[0].replace(self._far, self._shown)
+                warn(f"{self._shown} doesn't answer ({line}); training goes on")
         finally:
             tables.close()
 
@@ -190,14 +185,14 @@ class ForwardingRecorder(Recorder):
                 self._keep_in_a_file(tables, waiting, ids, error)
         shutil.rmtree(self._spool, ignore_errors=True)
         warn(f"{self._why()}; {_kept(self._far)}")
-        self.uri = f"sqlite:///{_local_store()}"
+        self.uri = of_file(_local_store())
 
     def _why(self) -> str:
         """Return why the far end hasn't got all of the runs."""
         if self._refused is None or isinstance(self._refused, Unreachable):
-            return f"{self.uri} is gone"
-        line = str(self._refused).splitlines()[0].replace(self._far, str(self.uri))
-        return f"{self.uri} doesn't take all of the run ({line})"
+            return f"{self._shown} is gone"
+        line = str(self._refused).splitlines()[0].replace(self._far, self._shown)
+        return f"{self._shown} doesn't take all of the run ({line})"
 
     def _keep_in_a_file(self, tables: Tables, waiting: Sequence[int], ids: Sequence[str], error: Exception) -> None:
         """Keep runs in a file that the local store takes in later; where that fails, too, leave the spool.
@@ -234,25 +229,13 @@ def keep(tables: Tables, run_id: str) -> None:
         target.close()
         store.fold_in(db)
         return
-    transfer.sync(tables, transfer.Server(f"sqlite:///{db}"), run_id)
+    transfer.sync(tables, transfer.Server(of_file(db)), run_id)
 
 
 def instead(uri: str, error: Unreachable) -> str:
     """Say that a server isn't there; return the URI of the local store."""
     warn(f"{error}; {_kept(uri)}")
-    return f"sqlite:///{_local_store()}"
-
-
-def answers(uri: str, seconds: float = 3.0) -> None:
-    """Raise Unreachable if nothing listens at the host and port of a URI."""
-    parts = urlparse(uri)
-    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-    if not parts.hostname or port is None:
-        return
-    try:
-        socket.create_connection((parts.hostname, port), timeout=seconds).close()
-    except OSError as error:
-        raise Unreachable(f"{parts.scheme}://{parts.hostname}:{port} can't be reached ({error})") from error
+    return of_file(_local_store())
 
 
 def _local_store() -> Path:

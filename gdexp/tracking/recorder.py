@@ -20,6 +20,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
 from gdexp.lines import warn
 from gdexp.tracking import endings, kept, places
+from gdexp.tracking.address import of_file
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import PAUSED, Number, Run, Tables
 from gdexp.tracking.store import fold_in
@@ -54,7 +55,7 @@ class Recorder:
     """
 
     def __init__(self, tables: Tables, begun: Sequence[Begun], location: str, again: str | None = None) -> None:
-        self.uri: str | None = f"sqlite:///{tables.path}"
+        self.uri: str | None = of_file(tables.path)
         self.names = [b.name for b in begun]
         self.statuses = ["RUNNING"] * len(begun)
         self._ids = [again or uuid4().hex for _ in begun]  # in these tables

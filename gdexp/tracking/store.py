@@ -8,33 +8,22 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlparse
 
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
 from gdexp.tracking import endings, kept
+from gdexp.tracking.address import database as database
+from gdexp.tracking.address import of_file as of_file
+from gdexp.tracking.address import store_uri as store_uri
+from gdexp.tracking.address import without_password as without_password
 from gdexp.tracking.places import artifact_location as artifact_location
 from gdexp.tracking.places import artifact_root, user_cache
 from gdexp.tracking.places import local_path as local_path
 from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
-_SQLITE = "sqlite:///"
 _SHOWN = 3  # runs that are named when many are closed
 _SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p", "afs")
-
-
-def store_uri(uri: str | None = None) -> str:
-    """Return a tracking URI with an absolute path: the given one, MLFLOW_TRACKING_URI's, or `./mlflow.db`."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if uri.startswith(_SQLITE):
-        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
-    return uri
-
-
-def database(uri: str) -> Path | None:
-    """Return the file of a SQLite URI, None for any other."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def opened(db: Path) -> Tables | None:
@@ -157,16 +146,6 @@ def fold_in(db: Path) -> None:
         connection.close()
 
 
-def without_password(uri: str) -> str:
-    """Return a URI as it may be shown.
-
-    >>> without_password("http://me:secret@host:5000/x"), without_password("sqlite:////tmp/a@b.db")
-    ('http://host:5000/x', 'sqlite:////tmp/a@b.db')
-    """
-    parts = urlparse(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
-
-
 def _make(db: Path) -> None:
     """Prepare a store under another name, then give it its own, unless another process was quicker."""
     with tempfile.TemporaryDirectory(dir=db.parent, prefix=".gdexp-") as folder:
@@ -204,5 +183,5 @@ def _migrated(draft: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines on its migrations
-    store = SqlAlchemyStore(f"{_SQLITE}{draft}", (draft.parent / "mlruns").as_uri())
+    store = SqlAlchemyStore(of_file(draft), (draft.parent / "mlruns").as_uri())
     store.engine.dispose()

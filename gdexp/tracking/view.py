@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gdexp.config.refusal import Refusal
+from gdexp.tracking.address import without_password
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.store import database, is_known
 
@@ -94,10 +95,13 @@ def address(uri: str, run_id: str, key: str | None = None) -> str:
         run_id: of the run, or of one that the view is of.
         key: of the view.
     """
-    base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{PORT}"
+    remote = uri.startswith("http")
+    base = without_password(uri).rstrip("/") if remote else f"http://127.0.0.1:{PORT}"
+    if not remote and database(uri) is None:
+        return base  # a database's server isn't asked again for a line
     try:
         experiment_id, _, keys = experiment(uri, run_id)
-    except Refusal:
+    except Exception:  # a store that is gone by now is no harm to a run that has ended
         return base
     return base + (
         path_of_run(experiment_id, run_id) if key is None else path(experiment_id, key if key in keys else "")
