@@ -1,6 +1,6 @@
 """An exponential moving average of the weights, by torch.optim.swa_utils."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,9 +17,16 @@ class Average:
     Args:
         weights: the live tensors by name.
         decay: in [0, 1).
+        follow: returns them as they are now; None: they stay the same tensors.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        decay: float,
+        follow: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self._follow, self._known = follow, weights
         named = any(isinstance(t, nn.Parameter) for t in weights.values())
         self._live = {k: t.detach() for k, t in weights.items()}
         self.weights = {k: t.clone() for k, t in self._live.items()}
@@ -34,6 +41,7 @@ class Average:
     @torch.no_grad()
     def after_step(self) -> None:
         """Take in the weights after a step."""
+        self._refresh()
         mean, live = ([side[k] for k in self._averaged] for side in (self.weights, self._live))
         if self._steps == 0:
             torch._foreach_copy_(mean, live)
@@ -42,6 +50,14 @@ class Average:
         self._steps += 1
         for k in self._copied:
             self.weights[k].copy_(self._live[k])
+
+    def _refresh(self) -> None:
+        """Find the tensors of the model where a forward pass assigns a buffer."""
+        if self._follow is None or (now := self._follow()) is self._known:
+            return
+        self._known, self._live = now, {k: t.detach() for k, t in now.items()}
+        grown = [k for k, t in self._live.items() if self.weights[k].shape != t.shape]
+        self.weights |= {k: self._live[k].clone() for k in grown}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and how many steps it has taken in."""
@@ -60,6 +76,7 @@ class Average:
 
     def in_place(self) -> AbstractContextManager[None]:
         """Put the average into the model for a while."""
+        self._refresh()
         return in_place(self._live, self.weights)
 
 

@@ -1,6 +1,7 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 import torch
@@ -64,6 +65,8 @@ class OneRun:
         device = next(iter(model.state_dict().values()), torch.empty(0)).device
         self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
+        self._weights: dict[str, Tensor] = {}
+        self._homes: list[tuple[Mapping[str, Any], tuple[Any, ...]]] = []  # dicts of modules, and what they held
         self._writes: bool | None = None  # whether an evaluation changes its batch; None: not known yet
         model.train()
 
@@ -121,10 +124,18 @@ class OneRun:
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the live tensors of the model's state dict, and of a loss that has parameters."""
-        weights = self.model.state_dict(keep_vars=True)
-        if self._loss_learns and self._loss_module is not None:
-            weights |= self._loss_module.state_dict(keep_vars=True, prefix=LOSS)
-        return weights
+        if not self._homes or not all(_holds(home, tensors) for home, tensors in self._homes):
+            self._weights = self.model.state_dict(keep_vars=True)
+            parts = [self.model]
+            if self._loss_learns and self._loss_module is not None:
+                self._weights |= self._loss_module.state_dict(keep_vars=True, prefix=LOSS)
+                parts.append(self._loss_module)
+            own = [home for part in parts for m in part.modules() for home in (m._parameters, m._buffers)]
+            self._homes = [(home, tuple(home.values())) for home in own]
+            known = {id(t) for _, tensors in self._homes for t in tensors}
+            if not all(id(t) in known for t in self._weights.values()):
+                self._homes = []  # a state dict that is made anew each time
+        return self._weights
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters that model and loss have now, by the names to show."""
@@ -204,6 +215,11 @@ class OneRun:
 def spreading(forward: Callable[..., Any]) -> Callable[[Any], Any]:
     """Return a forward pass that is given the parts of a nest one by one: those of a mapping by their names."""
     return lambda inputs: forward(**inputs) if isinstance(inputs, Mapping) else forward(*inputs)
+
+
+def _holds(home: Mapping[str, Any], tensors: tuple[Any, ...]) -> bool:
+    """Say whether a module still has these parameters or buffers, and none was assigned anew."""
+    return len(home) == len(tensors) and all(map(is_, home.values(), tensors))
 
 
 def _detached(value: Any) -> Any:

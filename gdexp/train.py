@@ -386,10 +386,15 @@ class _Weights:
     """The live weights, those that began this epoch, and those that began the one before."""
 
     def __init__(self, learner: Learner, many: bool) -> None:
-        self._many = many
-        self._live = list(learner.weights().values())
+        self._many, self._learner = many, learner
+        self._stacked = list(learner.weights().values())
         self._begun = [t.detach().clone() for t in self._live]
         self._before = [t.clone() for t in self._begun]
+
+    @property
+    def _live(self) -> Sequence[Tensor]:
+        """The live weights; of one run they may be other tensors now, where a buffer is assigned."""
+        return self._stacked if self._many else list(self._learner.weights().values())
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         return {"begun": self._begun, "before": self._before}
@@ -426,7 +431,7 @@ class _Weights:
 
     def keep(self, learner: Learner, places: Tensor) -> None:
         """Go on with the runs at these places."""
-        self._live = list(learner.weights().values())
+        self._stacked = list(learner.weights().values())
         self._begun, self._before = ([t[places.to(t.device)] for t in side] for side in (self._begun, self._before))
 
     def _at(self, place: int, side: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -448,7 +453,10 @@ def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
 @torch.no_grad()
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
     for s, t in zip(source, target, strict=True):
-        t.copy_(s)
+        if s.shape != t.shape:  # a buffer that grows
+            t.data = s.detach().clone()
+        else:
+            t.copy_(s)
 
 
 def _finite(t: Tensor) -> bool:

@@ -252,3 +252,31 @@ def test_a_parameter_of_the_losss_module_is_refused(stocked):
 def test_frozen_parts_of_a_list_train_along(stocked):
     [run] = gdexp.launch([*IRIS, f"model._target_={here('Frozen')}", "trainer.epochs=2"]).to_dict("records")
     assert run["status"] == "FINISHED"
+
+
+class Assigns(Plain):
+    """Keeps what it saw in buffers that are other tensors after each step, one of which grows."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.register_buffer("mean", torch.zeros(out_features))
+        self.register_buffer("past", torch.zeros(0))
+
+    def forward(self, x):
+        output = self.layer(x)
+        if self.training:
+            self.mean = 0.5 * self.mean + output.detach().mean(0)
+            self.past = torch.cat([self.past, self.mean.sum()[None]])
+        return output + self.mean
+
+
+def test_assigned_buffers_are_those_of_their_epoch(stocked):
+    words = [*IRIS, f"model._target_={here('Assigns')}", "trainer.monitor=val_loss", "trainer.ema=0.5"]
+    [run] = gdexp.launch([*words, "optimizer.lr=0.5", "trainer.epochs=7"]).to_dict("records")
+    [folder] = stocked.glob(f"mlruns/*/{run['run_id']}/artifacts")
+    files = {name: load_file(folder / f"{name}.safetensors") for name in ("weights", "weights_best", "weights_ema")}
+    best = gdexp.runs(curves=True).query("key == 'val_loss'").sort_values("value").step.iloc[0]
+    assert len(files["weights"]["past"]) == len(files["weights_ema"]["past"]) == 7
+    assert len(files["weights_best"]["past"]) == best
+    assert torch.equal(files["weights_best"]["past"], files["weights"]["past"][:best])
+    assert torch.equal(files["weights_ema"]["mean"], files["weights"]["mean"])

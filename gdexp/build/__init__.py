@@ -147,6 +147,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     else:
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "device": device, "dtype": dtype}
         learner = _own_learner(config, parts)
+    follow = learner.weights if isinstance(learner, OneRun) else None
     return Parts(
         config,
         data,
@@ -155,7 +156,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
         learner if model is None else model,
         loss,
         [updates.make_run(config, data, loss, metrics, optimizer)],
-        None if trainer["ema"] is None else Average(learner.weights(), trainer["ema"]),
+        None if trainer["ema"] is None else Average(learner.weights(), trainer["ema"], follow),
         reading,
         metrics,
         [targets.resolve(f"trainer.on_epoch[{i}]", name) for i, name in enumerate(trainer["on_epoch"])],
