@@ -111,6 +111,38 @@ def test_splits_that_cannot_be_are_refused(here, words, line):
     assert not (here / "mlflow.db").exists()
 
 
+def test_a_class_that_no_training_row_has_is_told(stocked, capsys):
+    words = ["data=iris", "loss=cross_entropy", "trainer.epochs=1", "data.split_seed=null"]
+    gdexp.launch([*words, "data.val_fraction=50"])  # the rows are sorted by class
+    line = "Data: the training rows hold 2 of 3 classes; the validation rows hold 1 of 3 classes\n"
+    assert line in capsys.readouterr().out
+    gdexp.launch([*words, "data.val_fraction=50", "data.split=stratified"])
+    assert "Data:" not in capsys.readouterr().out
+
+
+def test_groups_of_ones_own_data_keep_together(stocked):
+    (stocked / "my_data.py").write_text(
+        "import torch\nfrom gdexp.data import TensorData\n\n\ndef load(whole=True):\n"
+        "    x = torch.arange(20.0)[:, None]\n    groups = torch.arange(20) // 5\n"
+        "    return TensorData((x, x), groups=groups if whole else groups.double())\n"
+    )
+    words = [
+        "data=custom",
+        "data._target_=my_data.load",
+        "data.split=grouped",
+        "trainer.epochs=1",
+        "optimizer.lr=1e-30",
+    ]
+    run = gdexp.launch([*words, "data.folds=4", "data.fold=1", "data.split_seed=null"]).iloc[0]
+    with torch.no_grad():
+        outputs = gdexp.load(run.run_id)(X[:20])
+    errors = ((outputs - X[:20]) ** 2).ravel().reshape(4, 5).mean(1)
+    _, val = list(GroupKFold(4).split(X[:20], groups=np.arange(20) // 5))[1]
+    assert run.val_loss == pytest.approx(errors[val[0] // 5].item(), rel=1e-6)
+    with pytest.raises(ValueError, match="TensorData.groups must be a tensor of whole numbers"):
+        gdexp.launch([*words, "+data.whole=false", "data.val_fraction=0.2"])
+
+
 def test_folds_are_an_axis_of_a_sweep(stocked):
     words = ["data=iris", "loss=cross_entropy", "trainer.epochs=1", "data.folds=5", "data.split=stratified"]
     table = gdexp.launch([*words, "data.fold=0,1,2,3,4"], multirun=True)

@@ -15,7 +15,9 @@ from gdexp.data import TensorData
 from gdexp.data.identity import Identity, identify
 from gdexp.data.loading import Loader, from_torch, split_dataset
 from gdexp.data.partition import Plan
-from gdexp.data.split import rows, split
+from gdexp.data.split import few_classes, rows, split
+
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[TensorData, Identity]:
@@ -31,13 +33,17 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
     for part in data[:3]:
         if part is not None and (part.rows if isinstance(part, Loader) else rows(part)) == 0:
             raise Refusal("`data` has no training rows" if part is data.train else "`data` has a split without rows")
+    if not (data.groups is None or (isinstance(data.groups, torch.Tensor) and data.groups.dtype in _WHOLE)):
+        raise Refusal("`data`: TensorData.groups must be a tensor of whole numbers, one for each training row")
     identity = identify(data, str(options.get("data")), node)
     plan = {k: node[k] for k in Plan._fields}
     if not isinstance(data.train, Loader):
         if data.after_split is None:
-            return split(data._replace(gap=gap(data)), **plan), identity
-        data = data.after_split(split(data, **plan))  # it may fill in what lacks
-        return data._replace(gap=gap(data)), identity
+            data = split(data._replace(gap=gap(data)), **plan)
+        else:
+            data = data.after_split(split(data, **plan))  # it may fill in what lacks
+            data = data._replace(gap=gap(data))
+        return data._replace(about="; ".join(filter(None, [data.about, *few_classes(data)]))), identity
     if node["standardize"] != "none":
         raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
     return split_dataset(data, **plan), identity

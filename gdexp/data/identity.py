@@ -59,7 +59,7 @@ def identify(data: TensorData, name: str, source: Mapping[str, Any]) -> Identity
         shapes[split] = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
     if data.groups is not None:
         digest.update(b"groups")
-        digest.update(_bytes(torch.as_tensor(data.groups)))
+        digest.update(_bytes(data.groups))
     return Identity(name, digest.hexdigest(), shapes, source, data.about)
 
 

@@ -80,7 +80,7 @@ def _labels(data: TensorData, plan: Plan) -> Tensor | None:
             raise Refusal(
                 "`data.split=grouped` needs a group for each row: data.group=COLUMN of a table, or TensorData.groups"
             )
-        return _codes(torch.as_tensor(data.groups))
+        return _codes(data.groups)
     batch = data.train
     target = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
     if not isinstance(target, Tensor) or target.numel() != len(target):

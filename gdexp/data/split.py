@@ -47,6 +47,19 @@ def split(data: TensorData, **keys: Any) -> TensorData:
     )
 
 
+def few_classes(data: TensorData) -> list[str]:
+    """Return in words where classes lack: any of them among the training rows, all but one among the others."""
+    found = []
+    for name, part in zip(("training", "validation", "test"), data[:3], strict=True):
+        target = part[1] if isinstance(part, (tuple, list)) and len(part) > 1 else None
+        if data.classes is None or not isinstance(target, torch.Tensor) or target.dim() != 1:
+            continue
+        there = len(target.unique())
+        if there < (data.classes if name == "training" else 2):
+            found.append(f"the {name} rows hold {there} of {data.classes} classes")
+    return found
+
+
 def standardize(data: TensorData, which: str) -> TensorData:
     """Shift and scale columns to mean 0 and deviation 1 over the training rows.
 
