@@ -7,16 +7,14 @@ One value's way: `optimizer.lr=0.01` → Hydra in `main` → `execute` builds th
 import gc
 import math
 import os
-import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdexp import lines, stop
+from gdexp import host, lines, stop
 from gdexp.config.refusal import Refusal
 from gdexp.execute import execute
 from gdexp.failure import line_of, show, told
@@ -53,7 +51,7 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     from gdexp.config.compose import compose
 
     interruptions = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
-    with _ONE_AT_A_TIME, _host_as_it_was(), stop.handled(interruptions):
+    with _ONE_AT_A_TIME, host.as_it_was(), stop.handled(interruptions):
         targets.forget_changed()
         try:
             found = train(compose(list(overrides), multirun), overrides)
@@ -221,24 +219,6 @@ def _bounded(result: "Result") -> float | None:
     if result.objective is None or (result.outcome != "diverged" and math.isfinite(result.objective)):
         return result.objective
     return -math.inf if result.objective_mode == "max" else math.inf
-
-
-@contextmanager
-def _host_as_it_was() -> Iterator[None]:
-    """Restore the random states of the process on leaving."""
-    import numpy as np
-    import torch
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 if __name__ == "__main__":

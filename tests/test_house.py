@@ -17,6 +17,7 @@ FLOORS = {
     "objectives": 1,
     "metrics": 1,
     "failure": 1,
+    "host": 1,
     "measures": 1,
     "reading": 2,
     "step": 2,
