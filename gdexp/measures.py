@@ -59,10 +59,10 @@ def means(steps: Sequence[tuple[int, Mapping[str, Tensor]]], count: int) -> list
     columns = {}
     for name in names:
         there = [(n, measures) for n, measures in steps if name in measures]
-        values = _of_steps(name, there, count)
-        if len(values) == 1:
-            columns[name] = values[0]
+        if len(there) == 1:
+            columns[name] = _numbers(_on_host(there[0][1][name]), count)
             continue
+        values = _of_steps(name, there, count)
         own = over(name) in there[0][1]
         sizes = _of_steps(over(name), there, count) if own else [[n] * count for n, _ in there]
         columns[name] = list(map(_mean, zip(*values, strict=True), zip(*sizes, strict=True)))
@@ -110,9 +110,11 @@ def _mean(values: Sequence[float], sizes: Sequence[float]) -> float:
 
 def _together(values: Sequence[Tensor]) -> list[Any]:
     """Bring the values of all steps to the host at once."""
-    if len(values) == 1:
-        return [values[0].tolist() if isinstance(values[0], Tensor) else values[0]]
     return torch.stack([torch.as_tensor(value).detach() for value in values]).tolist()
+
+
+def _on_host(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def _numbers(value: Any, count: int) -> list[float]:
