@@ -1,7 +1,8 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-from collections.abc import Callable, Iterator, Mapping
-from operator import is_
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import is_, methodcaller
 from typing import Any
 
 import torch
@@ -66,7 +67,8 @@ class OneRun:
         self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
         self._weights: dict[str, Tensor] = {}
-        self._homes: list[tuple[Mapping[str, Any], tuple[Any, ...]]] = []  # dicts of modules, and what they held
+        self._homes: list[Mapping[str, Any]] = []  # of parameters and buffers, by module
+        self._held: list[Any] = []  # what was in them when the weights were listed
         self._writes: bool | None = None  # whether an evaluation changes its batch; None: not known yet
         model.train()
 
@@ -124,15 +126,15 @@ class OneRun:
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the live tensors of the model's state dict, and of a loss that has parameters."""
-        if not self._homes or not all(_holds(home, tensors) for home, tensors in self._homes):
+        if not self._homes or not _hold(self._homes, self._held):
             self._weights = self.model.state_dict(keep_vars=True)
             parts = [self.model]
             if self._loss_learns and self._loss_module is not None:
                 self._weights |= self._loss_module.state_dict(keep_vars=True, prefix=LOSS)
                 parts.append(self._loss_module)
-            own = [home for part in parts for m in part.modules() for home in (m._parameters, m._buffers)]
-            self._homes = [(home, tuple(home.values())) for home in own]
-            known = {id(t) for _, tensors in self._homes for t in tensors}
+            self._homes = [home for part in parts for m in part.modules() for home in (m._parameters, m._buffers)]
+            self._held = [t for home in self._homes for t in home.values()]
+            known = set(map(id, self._held))
             if not all(id(t) in known for t in self._weights.values()):
                 self._homes = []  # a state dict that is made anew each time
         return self._weights
@@ -217,9 +219,10 @@ def spreading(forward: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda inputs: forward(**inputs) if isinstance(inputs, Mapping) else forward(*inputs)
 
 
-def _holds(home: Mapping[str, Any], tensors: tuple[Any, ...]) -> bool:
-    """Say whether a module still has these parameters or buffers, and none was assigned anew."""
-    return len(home) == len(tensors) and all(map(is_, home.values(), tensors))
+def _hold(homes: Sequence[Mapping[str, Any]], tensors: Sequence[Any]) -> bool:
+    """Say whether modules still have these parameters and buffers, and none was assigned anew."""
+    there = chain.from_iterable(map(methodcaller("values"), homes))
+    return sum(map(len, homes)) == len(tensors) and all(map(is_, there, tensors))
 
 
 def _detached(value: Any) -> Any:
