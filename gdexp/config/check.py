@@ -182,7 +182,11 @@ def check(config: dict[str, Any], sound: Sound | None = None) -> dict[str, Any]:
 def filled(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config with those keys of ours that its options don't name."""
     lacking = {g: own for g, own in OWN.items() if not own.keys() <= config[g].keys()}
-    return config | {group: {**defaults, **config[group]} for group, defaults in lacking.items()}
+    return config | {group: {**config[group], **_lacking(config[group], own)} for group, own in lacking.items()}
+
+
+def _lacking(node: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in defaults.items() if key not in node}
 
 
 def check_targets(plain: Mapping[str, Any], sound: Sound | None = None) -> None:

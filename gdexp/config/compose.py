@@ -22,6 +22,7 @@ from gdexp.config import folders, grid, secrets, sources
 from gdexp.config.check import check_own
 from gdexp.config.refusal import Refusal, nearest
 
+_WHOLE = ("sweep", "hydra", "tracking")  # keys of a sweep as a whole
 _HYDRA = threading.RLock()  # Hydra keeps its state in singletons
 
 
@@ -85,7 +86,7 @@ def _fixed(parsed: Iterable[Override]) -> list[str]:
 def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
     """Compose every point of a sweep: by Hydra for each choice of options, by plain values on a copy of that."""
     swept = [o for o in parsed if o.is_sweep_override()]
-    if wrong := [o.get_key_element() for o in swept if o.get_key_element().partition(".")[0] in ("sweep", "hydra")]:
+    if wrong := [o.get_key_element() for o in swept if o.get_key_element().partition(".")[0] in _WHOLE]:
         raise Refusal(f"`{wrong[0]}` is one for the whole sweep and can't be swept")
     fixed, identity = _fixed(parsed), uuid4().hex
     bases: dict[tuple[str, ...], Job] = {}

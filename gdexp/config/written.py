@@ -10,7 +10,7 @@ from gdexp.config.text import as_yaml
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
 _KEY = re.compile(r"[\w.: /-]+")  # what MLflow takes in the name of a param
-_PLAIN_TEXT = re.compile(r"[\w./$%*@?|+~-](?:[\w./$%*@?|+:~ -]*[\w./$%*@?|+:~-])?")
+_PLAIN_TEXT = re.compile(r"[\w./$%*@?|+-](?:[\w./$%*@?|+: -]*[\w./$%*@?|+:-])?", re.ASCII)
 _OTHER_TYPE = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?\.?\d[\d_]*\.?\d*(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -76,7 +76,8 @@ def typed(value: object) -> str:
     if isinstance(value, str):
         if _PLAIN_TEXT.fullmatch(value) and not _OTHER_TYPE.fullmatch(value):
             return value
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash is one, but before a quote
+        return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
     return repr(value)
 
 

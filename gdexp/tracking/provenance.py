@@ -78,8 +78,9 @@ class Provenance:
         if self._status.returncode or "branch.oid" not in heads:
             return {}
         dirty = any(not line.startswith("#") for line in lines)
-        tags = {"mlflow.source.git.commit": heads["branch.oid"], "gdexp.git_dirty": str(dirty).lower()}
-        return tags | {"mlflow.source.git.branch": heads["branch.head"]}
+        tags = {"mlflow.source.git.commit": heads["branch.oid"], "mlflow.source.git.branch": heads["branch.head"]}
+        known = {key: said for key, said in tags.items() if not said.startswith("(")}  # as (initial), (detached)
+        return known | {"gdexp.git_dirty": str(dirty).lower()}
 
 
 def job_keys(configs: Sequence[Mapping[str, Any]], data: str) -> list[str]:
