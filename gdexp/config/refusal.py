@@ -26,8 +26,11 @@ class Refusals(Refusal):
         ValueError.__init__(self, "\n".join([*map(printable, lines[:most]), *more]))
 
 
+_LISTED = 30  # names in one line
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" for the closest known name, else the list of them all.
+    """Return "; did you mean …?" for the closest known name, else a list of those that are known.
 
     >>> nearest("sdg", ["adam", "sgd"])
     '; did you mean `sgd`?'
@@ -37,4 +40,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if close := get_close_matches(name, known, n=1, cutoff=0.5):
         return f"; did you mean `{close[0]}`?"
-    return f"; choose from {', '.join(known)}" if known else ""
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"; choose from {', '.join(known[:_LISTED])}{more}" if known else ""
