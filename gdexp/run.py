@@ -81,6 +81,7 @@ def train(
     Raises:
         Refusal: nothing was trained.
     """
+    _check_ranks()
     if jobs[0].sweep and not alone:
         from gdexp.sweep import sweep
 
@@ -89,6 +90,13 @@ def train(
     from gdexp.tracking.provenance import Provenance
 
     return [result for _, result in execute(jobs, Provenance())]
+
+
+def _check_ranks() -> None:
+    """Refuse to be one of several processes of torchrun's, each of which would record the run."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and ranks.isdigit() and int(ranks) > 1:
+        raise Refusal(f"torchrun started {ranks} processes, and a run is trained by one: torchrun --nproc-per-node=1")
 
 
 def main() -> None:

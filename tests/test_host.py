@@ -49,3 +49,14 @@ def test_switch_of_the_host_is_not_inherited_and_stays(stocked, setting):
         with pytest.raises(ValueError, match="must be"):
             gdexp.launch(["trainer.epochs=0"])
         assert switches() == before
+
+
+def test_several_processes_of_torchrun_are_refused(stocked, monkeypatch):
+    """Each of them would record the run."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun started 2 processes"):
+        gdexp.launch(WORDS)
+    assert len(gdexp.runs()) == 0
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert len(gdexp.launch(WORDS)) == 1
