@@ -12,11 +12,10 @@ from pathlib import Path
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
 from gdexp.terminal import say
-from gdexp.tracking import endings, kept, places, store
+from gdexp.tracking import endings, kept, places, spools, store
 from gdexp.tracking.places import serialised
-from gdexp.tracking.sqlite import KNOWN, DeletedExperiment, Tables, revision
+from gdexp.tracking.sqlite import KNOWN, SYNCED, DeletedExperiment, Tables, revision
 
-_SYNCED = "gdexp.synced_to"
 _DRAFT_SECONDS = 120.0
 
 
@@ -77,7 +76,7 @@ def check(db: Path) -> list[str]:
             lines.append("the store was moved: the paths of its artifacts are put right")
         for run_id, name in endings.close_dead(open_store):
             lines.append(f"run {name} ({run_id}) is closed as KILLED: its process is gone")
-        lines += kept.take_in(open_store)
+        lines += kept.take_in(open_store) + spools.take_in(open_store)
         lines += _missing_artifacts(open_store)
         [(runs,)] = open_store.select("SELECT count(*) FROM runs")
         alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
@@ -108,7 +107,7 @@ def sync(db: Path, uri: str) -> list[str]:
                 line = str(error).splitlines()[0].replace(uri, shown)
                 raise Refusal(f"{shown}: run {run_id} could not be sent: {line}") from error
             with tables.transaction():
-                tables.add_tags(run_id, {_SYNCED: shown})
+                tables.add_tags(run_id, {SYNCED: shown})
         left = transfer.running(tables)
     store.fold_in(db)
     later = f"; {left} still training: sync again later" if left else ""
@@ -169,7 +168,7 @@ def _of_another_version(db: Path, found: str | None) -> list[str]:
 
 
 def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
-    return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, _SYNCED, uri))
+    return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, SYNCED, uri))
 
 
 def _missing_artifacts(tables: Tables) -> list[str]:

@@ -397,7 +397,49 @@ def test_server_gets_the_run_while_it_trains(start_run, server, stocked):
     run.communicate()
     assert run.returncode == 130 and client.get_run(found.info.run_id).info.status == "KILLED"
     assert gdexp.load(found.info.run_id, uri=server.uri).linear.weight.isfinite().all()
-    assert not (stocked / "mlruns").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_run_that_is_cut_off_on_its_way_goes_on_here_and_is_sent_again(start_run, gdexp_run, stocked, cache, how):
+    (stocked / "far").mkdir()
+    shutil.copy("mlflow.db", "far/mlflow.db")
+    far = f"sqlite:///{stocked}/far/mlflow.db"
+    (stocked / "hooks.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "states = 'cache/gdexp/spools/*/artifacts/*/*/checkpoints/step*'\n"
+        "def hook(epoch, model):\n"
+        "    while epoch.epoch == 9 and not list(Path().glob(states)) and not Path('in').exists(): time.sleep(0.01)\n"
+        "    while epoch.epoch == 10 and not Path('go').exists():\n"
+        "        Path('in').touch()\n"
+        "        time.sleep(0.01)\n"
+    )
+    words = ["trainer.epochs=12", "trainer.on_epoch=[hooks.hook]", "trainer.checkpoint_every=1"]
+    run = start_run(*words, f"tracking.uri={far}", "tracking.writer=client")
+    while not (stocked / "in").exists() and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(getattr(signal, how))
+    if how == "SIGKILL":
+        run.wait()
+    (stocked / "go").touch()
+    errors = run.communicate()[1] if how == "SIGTERM" else ""
+    assert gdexp_run("check", module="gdexp.store").returncode == 0
+    [(run_id, status)] = sqlite3.connect("mlflow.db").execute("SELECT run_uuid, status FROM runs")
+    assert status == "KILLED" and (how == "SIGKILL" or f"gdexp.resume {run_id}" in errors), errors
+    assert not list(cache.glob("spools/*"))
+
+    def synced():
+        done = gdexp_run("sync", "--to", far, module="gdexp.store")
+        return done.returncode, done.stdout.split()[0]
+
+    assert synced() == (0, "1") and synced() == (0, "0")
+    done = gdexp_run(run_id, module="gdexp.resume")
+    assert done.returncode == 0 and "goes on after epoch" in done.stdout, done.stderr
+    assert synced() == (0, "1")
+    client = MlflowClient(far)
+    history = client.get_metric_history(run_id, "train_loss")
+    assert client.get_run(run_id).info.status == "FINISHED" and [m.step for m in history] == list(range(1, 13))
+    assert len(client.search_runs([client.get_experiment_by_name("gdexp").experiment_id])) == 1
 
 
 @pytest.mark.slow

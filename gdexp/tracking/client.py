@@ -6,17 +6,16 @@ store, from where `gdexp.store sync` sends it later.
 """
 
 import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import Empty, Queue
 
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import kept, store, transfer
+from gdexp.tracking import kept, spools, store, transfer
 from gdexp.tracking.address import Unreachable as Unreachable
 from gdexp.tracking.address import answers as answers
 from gdexp.tracking.address import of_file, without_password
@@ -44,12 +43,13 @@ class ForwardingRecorder(Recorder):
 
     def __init__(self, uri: str, begun: Sequence[Begun], location: str | None = None) -> None:
         answers(uri)
-        self._spool = Path(tempfile.mkdtemp(prefix="gdexp-"))
+        self._spool = spools.make(uri, begun[0].name)
         self._sent = [0] * len(begun)
         self._down_since, self._progress = 0.0, time.monotonic()
         self._refused: Exception | None = None  # why the last request failed
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         self.uri, self._far, self._shown = uri, uri, without_password(uri)
+        self._tables.execute("INSERT INTO kept_for VALUES (?)", str(_local_store()))
         try:
             self._introduce(location)
         except BaseException:
@@ -87,7 +87,9 @@ class ForwardingRecorder(Recorder):
 
         threading.Thread(target=ask, name="gdexp-begin", daemon=True).start()
         for run in range(len(self._ids)):
-            self.run_ids[run] = self._answer(outcome)
+            self.run_ids[run] = remote = self._answer(outcome)
+            with self._lock, self._tables.transaction():
+                self._tables.add_tags(self._ids[run], {transfer.REMOTE: remote})
 
     def _answer(self, outcome: "Queue[Exception | str]") -> str:
         try:
@@ -132,10 +134,32 @@ class ForwardingRecorder(Recorder):
         threading.Thread(target=self._send_all, args=(waiting, done), name="gdexp-end", daemon=True).start()
         while not done.wait(0.1) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
             pass
-        if done.is_set():
-            shutil.rmtree(self._spool, ignore_errors=True)
-        else:
+        if not done.is_set():
             self._keep_here(list(waiting))
+            return
+        if "KILLED" in self.statuses and any((f / transfer.CHECKPOINTS).is_dir() for f in self.folders):
+            self._keep_copy()
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _keep_copy(self) -> None:
+        """Keep a run that was interrupted in the local store, too, with its checkpoints, from where it can go on."""
+        with suppress(Exception), closing(Tables(self._spool / "spool.db")) as tables:
+            self._rename(tables, range(len(self._ids)))
+            for remote in self.run_ids:
+                keep(tables, str(remote))
+                uri = of_file(_local_store())
+                warn(
+                    f"run {remote} is kept here, too: python -m gdexp.resume {remote} tracking.uri={uri} goes on,"
+                    f" then python -m gdexp.store sync --to {without_password(self._far)} brings the news"
+                )
+
+    def _rename(self, tables: Tables, runs: Iterable[int]) -> None:
+        """Give runs the ids here that the server knows them by."""
+        for run in runs:
+            remote = str(self.run_ids[run])
+            tables.rename_run(self._ids[run], remote)
+            self.folders[run].parent.rename(self.folders[run].parent.with_name(remote))
+        self.folders = [f.parent.with_name(str(i)) / f.name for f, i in zip(self.folders, self.run_ids, strict=True)]
 
     def _send_all(self, waiting: list[int], done: threading.Event) -> None:
         """Send what is left, again and again until it is done."""
@@ -170,12 +194,7 @@ class ForwardingRecorder(Recorder):
         """
         with closing(Tables(self._spool / "spool.db")) as tables:
             ids = [str(self.run_ids[run]) for run in waiting]
-            for run, remote in zip(waiting, ids, strict=True):
-                tables.rename_run(self._ids[run], remote)
-                self.folders[run].parent.rename(self.folders[run].parent.with_name(remote))
-            self.folders = [
-                f.parent.with_name(str(i)) / f.name for f, i in zip(self.folders, self.run_ids, strict=True)
-            ]
+            self._rename(tables, waiting)
             try:
                 if store.database(self._far) == _local_store():
                     raise Refusal(self._why())  # it is this one that doesn't take them

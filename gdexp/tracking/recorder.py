@@ -22,7 +22,7 @@ from gdexp.lines import warn
 from gdexp.tracking import endings, kept, places
 from gdexp.tracking.address import of_file
 from gdexp.tracking.places import local_path
-from gdexp.tracking.sqlite import PAUSED, Number, Run, Tables
+from gdexp.tracking.sqlite import PAUSED, SYNCED, Number, Run, Tables
 from gdexp.tracking.store import fold_in
 from gdexp.tracking.whole import Begun, End, Whole, content_of
 
@@ -197,6 +197,7 @@ class Recorder:
             self._before = status, end_time
             self._whole = Whole.read(self._tables, run_id, place)
             self._tables.begin_again(run_id)
+            self._tables.execute("DELETE FROM tags WHERE run_uuid=? AND key=?", run_id, SYNCED)  # there will be news
             rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
             trace = _trace(self._whole.begun[0].tags, status, end_time, rows)
             self._tables.add_tags(run_id, {**tags, **trace, **endings.signature()})

@@ -28,6 +28,7 @@ from gdexp.config.refusal import Refusal
 
 KNOWN = {"dc11669786a5": "MLflow 3.17", "b7e2c1a4d9f3": "MLflow 3.16", "6f8d9c3b2a1e": "MLflow 3.15"}
 _ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of an MLflow metric
+SYNCED = "gdexp.synced_to"  # a tag: the server that has all of a run
 PAUSED = "gdexp.paused_ms"  # a tag: how long nothing was trained between the begin and the end of a run
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 

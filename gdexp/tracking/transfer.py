@@ -16,6 +16,7 @@ from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Ta
 
 ORIGIN = "gdexp.origin"  # on a server: the id that the run has where it was made
 CHECKPOINTS = "checkpoints"  # the folder of a run's states, which only this machine can go on from
+REMOTE = "gdexp.remote"  # in a spool: the id that the run has on the server
 _BATCH = 1000  # metrics in a request, MLflow's own limit
 _FEW = 100  # params or tags in a request, likewise
 _ATTEMPTS = 5
@@ -270,7 +271,7 @@ def _copy_tree(old: Path, new: Path) -> None:
 
 def _tags(tables: Tables, run_id: str) -> dict[str, str]:
     tags = dict(tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run_id))
-    return {k: v for k, v in tags.items() if k != endings.HEARTBEAT}
+    return {k: v for k, v in tags.items() if k not in (endings.HEARTBEAT, REMOTE)}
 
 
 def datasets(tables: Tables, run_id: str) -> Iterator[DatasetRow]:

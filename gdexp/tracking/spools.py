@@ -1,0 +1,69 @@
+"""Runs on their way to a server: each in a store of our own in the user's cache, until the server has them.
+
+What a process leaves there that is gone is taken into the local store of the folder where it ran, from
+where it can go on, and be sent.
+"""
+
+import re
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlparse
+
+from gdexp.tracking import endings, transfer
+from gdexp.tracking.places import RUN_ID, serialised, user_cache
+from gdexp.tracking.sqlite import Tables
+
+
+def make(uri: str, name: str) -> Path:
+    """Make a folder for runs, named after the server and the first of them; return it."""
+    shown = re.sub(r"[^\w.-]+", "_", f"{urlparse(uri).hostname or 'store'}-{name}")[:100]
+    place: Path | None = user_cache() / "spools"
+    try:
+        place.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
+        return Path(tempfile.mkdtemp(prefix=f"{shown}-", dir=place))
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="gdexp-"))
+
+
+def take_in(tables: Tables) -> list[str]:
+    """Bring into a store what is meant for it and was left by processes that are gone; return a line for each run."""
+    lines = []
+    for path in (user_cache() / "spools").glob("*/spool.db"):
+        try:
+            with serialised(tables.path), closing(Tables(path)) as source:
+                if source.select("SELECT store FROM kept_for") != [(str(tables.path.absolute()),)]:
+                    continue
+                if _is_left(source):
+                    lines += _take(source, tables, path.parent)
+                    shutil.rmtree(path.parent, ignore_errors=True)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            if path.exists():
+                lines.append(f"{path} can't be taken in: {error}")
+    return lines
+
+
+def _is_left(source: Tables) -> bool:
+    """Say whether it can be seen that the process of a spool is gone."""
+    tags = source.select("SELECT run_uuid, key, value FROM tags WHERE key IN (?,?)", endings.PROCESS, endings.HOST)
+    of_run: dict[str, dict[str, str]] = {}
+    for run_id, key, value in tags:
+        of_run.setdefault(run_id, {})[key] = value
+    return all(endings.is_gone(own.get(endings.PROCESS, ""), own.get(endings.HOST)) for own in of_run.values())
+
+
+def _take(source: Tables, target: Tables, folder: Path) -> list[str]:
+    endings.close_dead(source)
+    lines = []
+    for run_id in transfer.finished(source):
+        found = source.select("SELECT value FROM tags WHERE run_uuid=? AND key=?", run_id, transfer.REMOTE)
+        remote = found[0][0] if found else run_id
+        if not RUN_ID.fullmatch(remote):
+            raise ValueError("it holds what isn't a run of ours")
+        if remote != run_id:
+            source.rename_run(run_id, remote)
+        transfer.merge(source, target, remote, folder / "artifacts" / run_id / "artifacts")
+        lines.append(f"run {remote}, which was cut off on its way to a server, is in {target.path} now")
+    return lines
