@@ -17,6 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
+# a shell that starts pytest in the background lets it ignore these, and so its children would
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
 
 def _environment() -> dict[str, str]:
     kept = {

@@ -15,9 +15,9 @@ FUNCTIONS = [n for n in options("model") if "gdexp.objectives" in (conf_dir() / 
 
 
 def objective(name, *words):
-    from gdexp.config.check import check
+    from gdexp.config.check import check, own
 
-    return build("model", check(compose([f"model={name}", *words])[0].config)["model"])
+    return build("model", own("model", check(compose([f"model={name}", *words])[0].config)["model"]))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
