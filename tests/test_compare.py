@@ -132,7 +132,7 @@ def test_sensitivity_is_wortsmans(stocked, gdexp_run):
 def test_seeds_are_gathered_for_each_optimizer_and_option(stocked, gdexp_run):
     gdexp.launch(["optimizer=sgd,adam", "optimizer.lr=0.001,0.01", "seed=0,1", "trainer.epochs=5"], multirun=True)
     found = as_json(gdexp_run)
-    keys = set(found["settings"][0]) - {"n", "mean", "sd", "low", "high", "best", "diverged", "seconds", "runs"}
+    keys = set(found["settings"][0]) - {"n", "mean", "sd", "low", "high", "best", "diverged", "nan", "seconds", "runs"}
     assert keys == {"optimizer", "optimizer.lr"} and len(found["settings"]) == 4
     assert set(found["lr_sensitivity"]) == {"sgd", "adam"}
 

@@ -131,3 +131,13 @@ def test_messages():
     assert hide("http://host:80/a@b") == "http://host:80/a@b"
     assert hide("{'password': 'x y', 'lr': 0.1}") == "{'password': ***, 'lr': 0.1}"
     assert hide("Authorization: Bearer abcdefgh1234").count("abcdefgh") == 0
+
+
+def test_current_directory_is_no_secret(stocked, monkeypatch):
+    monkeypatch.setenv("PWD", str(stocked))  # though "pwd" is a word for a password
+    (stocked / "own.py").write_text("def failing(output, target):\n    raise RuntimeError('of my own')\n")
+    with pytest.raises(RuntimeError):
+        gdexp.launch(["loss=custom", "loss._target_=own.failing"])
+    [run] = gdexp.runs().run_id
+    traceback = next(stocked.glob(f"mlruns/*/{run}/artifacts/*traceback*")).read_text()
+    assert str(stocked / "own.py") in traceback

@@ -23,6 +23,7 @@ _OF_KEYS = {  # whose keys are secret, as in api_key; others, as in sort_key, ar
 }
 _OF_TEXT = {"pad", "eos", "bos", "cls", "mask", "unk", "sep", "special", "start", "end", "per", "num", "max", "next"}
 _OF_TRAINING = {"forward", "backward", "first", "second", "low", "high", "band", "single", "multi"}  # pass
+_DIRECTORIES = ("PWD", "OLDPWD")  # variables of every shell
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _USER = re.compile(r"(\b[A-Za-z][\w+.-]*://)(?:[^\s/@'\"<>]*@)+")  # of an address; the last @ ends it
@@ -73,7 +74,7 @@ def learn(plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
         plain: resolved, in plain containers.
         source: the same before it was resolved.
     """
-    _learnt.update(value for key, value in os.environ.items() if _is_long(value) and is_secret(key))
+    _learnt.update(filter(_is_long, _of_environment()))
     masked = {k: _masked(str(k), v, source.get(k), source, hidden=False) for k, v in plain.items()}
     _learnt.update(str(value) for value in _left_out(plain, masked) if _is_long(str(value)))
 
@@ -161,7 +162,12 @@ def _at(root: Mapping[str, Any], path: str) -> Any:
 
 
 def _is_of_environment(value: str) -> bool:
-    return _is_long(value) and any(value == there and is_secret(name) for name, there in os.environ.items())
+    return _is_long(value) and value in _of_environment()
+
+
+def _of_environment() -> list[str]:
+    """Return the values of the variables that are named like secrets."""
+    return [value for name, value in os.environ.items() if name not in _DIRECTORIES and is_secret(name)]
 
 
 def _is_long(value: str) -> bool:

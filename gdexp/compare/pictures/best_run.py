@@ -42,7 +42,8 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
     from gdexp.objectives import Objective
 
     try:
-        run, job = recorded([best.run_id, f"tracking.uri={found.selection.uri}"], "", changeable=False)
+        words = [best.run_id, f"tracking.uri={found.selection.uri}"]
+        run, job = recorded(words, "", changeable=False, weights="*.safetensors")
         with local_modules():
             parts = build(job.config, job.options)
     except (Refusal, ImportError) as error:
@@ -55,6 +56,9 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
         yield "confusion", f"Confusions of {name} on its {rows[0]} rows", partial(_confusion, *rows, name)
     elif (fit := _fit(run, job, parts)) is not None:
         yield "fit", f"Data and the fit of {name} over the epochs", partial(_fitted, *fit, name)  # type: ignore[call-arg]
+
+
+_TRAJECTORY = "trajectory.safetensors"
 
 
 def _confused(run: "Recorded", parts: "Parts") -> tuple[str, np.ndarray] | None:
@@ -113,8 +117,8 @@ def _contour(found: Comparison, parts: "Parts", figure: Any) -> None:
     paths = []
     for row in [row for setting in found.settings for row in setting.rows][:_PATHS]:
         with contextlib.suppress(Refusal):
-            run = read(row.run_id, found.selection.uri)
-            if (path := run.weights.get("trajectory.safetensors")) is not None:
+            run = read(row.run_id, found.selection.uri, weights=_TRAJECTORY)
+            if (path := run.weights.get(_TRAJECTORY)) is not None:
                 paths.append((row, path["x"].double().numpy()))
     model = parts.model.double()
     goals = model.minimizers.numpy()
