@@ -148,4 +148,4 @@ def test_artifacts_that_leave_their_folder_are_refused(gdexp_run, stocked):
     assert done.returncode == 1 and "leads out of its folder" in done.stderr
     change("UPDATE runs SET artifact_uri=? WHERE run_uuid=?", f"{stocked.as_uri()}/elsewhere", run_id)
     done = gdexp_run(run_id, module="gdexp.resume")
-    assert done.returncode == 1 and "outside of its experiment's folder" in done.stderr
+    assert done.returncode == 1 and "outside of its store's folder" in done.stderr
