@@ -58,8 +58,9 @@ def attack(place: str) -> None:
 def main() -> None:
     import torch
 
-    from gdexp import run  # noqa: F401, imported before the fork
+    from gdexp import run, session  # noqa: F401, imported before the fork
     from gdexp.build import build  # noqa: F401
+    from gdexp.tracking import done, provenance, recorder, sqlite, store, transfer, view  # noqa: F401
 
     torch.set_num_threads(1)
     for place in places:
