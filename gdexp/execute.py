@@ -77,7 +77,8 @@ def _programs(
 ) -> Iterator[tuple[Sequence["Job"], "Parts | None"]]:
     """Yield those jobs that one program can train, with their parts, and without parts those that aren't ours."""
     from gdexp.build import build, rows
-    from gdexp.build.together import Apart, Few, chunks
+    from gdexp.build.apart import Apart, Few
+    from gdexp.build.together import chunks
     from gdexp.config.check import filled
     from gdexp.trial import train_as_one
 
@@ -123,6 +124,7 @@ def _execute_one(
     job: "Job", provenance: "Provenance", progress: "SweepProgress | None", claims: "Claims | None"
 ) -> Iterator[Ended]:
     from gdexp.build import build
+    from gdexp.build.attributes import Globals
     from gdexp.config.check import check, check_targets, filled
 
     config = check(job.config)
@@ -137,7 +139,9 @@ def _execute_one(
         yield job, _failed(job, config, error, provenance)
     else:
         if all(_claimed([filled(job.config)], parts.identity.sha256, claims)):
+            shared = Globals([parts.model, parts.loss] if progress is not None else [])
             yield from _train([job], parts, provenance, progress)
+            shared.put_back()  # the next run of a sweep begins as it does alone
 
 
 def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Result:
@@ -205,7 +209,7 @@ def _recorded(
         _Repeat: several runs that can't be trained as one program.
     """
     from gdexp import tracking
-    from gdexp.build.together import Apart
+    from gdexp.build.apart import Apart
     from gdexp.session import Session
 
     ends: list[End] = []

@@ -71,18 +71,21 @@ def rerun(words: Sequence[str]) -> None:
 def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str]:
     """Train a run as it was trained; return the new run's id and the SHA-256 of its data."""
     from gdexp import tracking
-    from gdexp.build import build
-    from gdexp.build.together import Apart, build_together
+    from gdexp.build import build, rows
+    from gdexp.build.apart import Apart
     from gdexp.execute import described
     from gdexp.session import Session
     from gdexp.terminal import report
+    from gdexp.trial import train_as_one
 
-    parts = build(job.config, job.options)
+    loaded = rows.load(job.config["data"], job.options)
+    parts = build(job.config, job.options, loaded)
     check_start(run, parts.start and parts.start.sha256)
     how, stacked = "plain", _STACK.fullmatch(run.tags.get("gdexp.trained_as", ""))
     if stacked:
         try:
-            parts = build_together(parts, [job.config] * min(max(int(stacked[1]), 2), _LARGEST_STACK), job.options)
+            runs_then = min(max(int(stacked[1]), 2), _LARGEST_STACK)
+            parts = train_as_one(parts, [job.config] * runs_then, job.options, loaded)
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")

@@ -217,7 +217,8 @@ def _marked(value: Any) -> Any:
 def _planned(packs: Sequence[Pack]) -> Iterator[tuple[Sequence["Job"], str]]:
     """Yield each pack and how it would be trained."""
     from gdexp.build import build
-    from gdexp.build.together import Apart, chunks
+    from gdexp.build.apart import Apart
+    from gdexp.build.together import chunks
     from gdexp.config.check import filled
     from gdexp.config.targets import local_modules
 

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from gdexp.build import Loaded, Parts, build, rows
+from gdexp.build.apart import Apart
+from gdexp.build.attributes import Globals, Image, replaced, tensors
 from gdexp.build.objects import Objects
 from gdexp.build.state import random_state, roots, set_random_state
-from gdexp.build.together import Apart, build_together, line
+from gdexp.build.together import build_together, line
 from gdexp.build.trained import Trained
 from gdexp.build.witness import Again
 from gdexp.learner import OneRun
 from gdexp.session import make_loop, tested, torch_set_up
 from gdexp.stack import Stack
-from gdexp.stack.attributes import Globals, Image, replaced, tensors
 
 _STEPS = 16
 _SHARE = 1e-3  # of a parameter's way in the trial, by which the two may differ
@@ -50,13 +51,10 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
     with torch_set_up(first):
         try:
             unused = _tried([configs[place] for place in _sample(configs)], options, loaded)
-        except Apart:
-            shared.put_back()
-            raise
         finally:
             set_random_state(kept)
-        if name := shared.put_back():
-            raise Apart(f"{name} changes while a model trains, and all runs would share it")
+            if name := shared.put_back():  # the reason behind any other
+                raise Apart(f"{name} changes while a model trains, and all runs would share it")
         parts = build_together(first, configs, options, unused)
         set_random_state(kept)
     assert isinstance(parts.learner, Stack)

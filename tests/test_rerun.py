@@ -43,6 +43,16 @@ def test_stacked_run_is_repeated_in_a_stack(gdexp_run, stocked, words):
     assert len(gdexp.runs()) == len(table) + 1
 
 
+@pytest.mark.slow
+def test_part_without_gradients_stays_as_it_was_in_a_repeated_stack(gdexp_run, stocked):
+    net = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n"
+    (stocked / "net.py").write_text(net + "        self.spare = nn.Linear(2, 2)\n")
+    words = ["model=custom", "model._target_=net.Net", "optimizer=adamw", "optimizer.weight_decay=0.5"]
+    table = gdexp.launch([*words, "optimizer.lr=0.01,0.02,0.05,0.1", "trainer.epochs=9"], multirun=True)
+    done = gdexp_run(table.run_id.iloc[-1], "--verify", module="gdexp.rerun")
+    assert done.returncode == 0 and "0 bits differ" in done.stdout, done.stdout + done.stderr
+
+
 def change(sql, *values):
     connection = sqlite3.connect("mlflow.db")
     with connection:

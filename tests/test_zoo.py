@@ -13,7 +13,7 @@ import gdexp
 BASE = ["data=custom", "data._target_=own_zoo.rows", "trainer.epochs=12"]
 OFTEN = ("Plain", "Counter", "Mask", "ParameterHook", "Noise", "BatchNorm")  # the others are slow tests
 TRAINS_ITSELF = ("Rescaled", "Twice")
-OF_THE_PROCESS = ("CounterOfTheClass", "CounterOfTheFile")  # the second run begins with what the first one left
+OF_THE_PROCESS = ("CounterOfTheClass", "CounterOfTheFile")
 KINDS = [kind for kind in zoo.MODELS if kind not in OF_THE_PROCESS]
 
 
@@ -81,10 +81,16 @@ def test_model_in_a_sweep_trains_as_it_does_alone(own, kind):
 
 
 @pytest.mark.parametrize("kind", OF_THE_PROCESS)
-def test_what_all_models_of_a_process_share_is_not_stacked(own, kind):
+def test_what_all_models_of_a_process_share_is_not_stacked(own, gdexp_run, kind):
     words = [*BASE, "model=custom", f"model._target_=own_zoo.{kind}", "loss=cross_entropy"]
-    table = gdexp.launch([*words, "optimizer.lr=0.01,0.02", "sweep.chunk=64"], multirun=True)
+    assert gdexp_run("-m", *words, "optimizer.lr=0.01,0.02", "sweep.chunk=64").returncode == 0
+    table = gdexp.runs()
     assert set(tags_of(table, "gdexp.trained_as")) == {"plain"}
+    for run in table.to_dict("records"):  # each begins with what the file said, as in a process of its own
+        known = set(gdexp.runs().run_id)
+        assert gdexp_run(*words, f"optimizer.lr={run['optimizer.lr']}").returncode == 0
+        [alone] = set(gdexp.runs().run_id) - known
+        assert curves(alone) == curves(run["run_id"])
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from gdexp.average import Average
 from gdexp.build import SMALL_WORK, Parts, make_model, updates
+from gdexp.build.apart import Apart, Few
+from gdexp.build.attributes import differing
 from gdexp.build.rows import count, seed_everything
 from gdexp.build.start import start_from
 from gdexp.data.loading import Loader
@@ -16,7 +18,6 @@ from gdexp.dtypes import move
 from gdexp.learner import OneRun
 from gdexp.optimizers import Muon
 from gdexp.stack import Stack
-from gdexp.stack.attributes import differing
 from gdexp.stack.optimizer import Pilots, fitting
 from gdexp.step import Step
 
@@ -24,14 +25,6 @@ _FEWEST = 8  # runs that are quicker together than one after another,
 _FEWEST_TINY, _TINY_WORK = 4, 1e4  # and where a step is hardly more than its calls
 _CHUNK_WORK, _LARGEST_CHUNK = 32e6, 4096  # parameters × rows a step of all runs: more no longer fits a cache
 _OF_TIME = ("rows_per_second", "epoch_seconds", "peak_memory")
-
-
-class Apart(Exception):
-    """Why runs can't be trained as one program."""
-
-
-class Few(Apart):
-    """They are too few for it to pay."""
 
 
 def obstacle(config: Mapping[str, Any]) -> str:

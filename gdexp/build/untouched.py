@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gdexp.build.attributes import Globals
 from gdexp.data.generators import put_back
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, Counter, defaultdict)
@@ -31,6 +32,7 @@ def untouched(*parts: Any) -> Iterator[None]:
         parts: modules and functions that are tried.
     """
     kept = [_kept(namespace) for part in parts for namespace in _namespaces(part)]
+    kept.append(Globals(parts).put_back)  # what classes hold, too
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them cost a few rows more than they bring
     try:
@@ -67,7 +69,7 @@ def _is_hooked(module: Any) -> bool:
     return isinstance(module, nn.Module) and any(getattr(module, name) for name in names)
 
 
-def _kept(namespace: dict[str, Any]) -> Callable[[], None]:
+def _kept(namespace: dict[str, Any]) -> Callable[[], object]:
     """Return what puts the names of a namespace back, and the items of its containers."""
     values = dict(namespace)
     items = [(v, v.copy()) for v in values.values() if type(v) in _CONTAINERS and len(v) <= _LARGEST]

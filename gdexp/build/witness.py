@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from gdexp.build.apart import Apart
 from gdexp.build.state import random_state, set_random_state
-from gdexp.build.together import Apart
 from gdexp.data.batches import OfEach
 from gdexp.learner import OneRun
 from gdexp.stack import Stack

@@ -5,6 +5,7 @@ else a forward pass reads must be the same in all of them, and must stay as it i
 """
 
 import copy
+import math
 import random
 import re
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 _OF_MODULES = frozenset(vars(nn.Module()))  # the names that every module has
 _STATE = ("_parameters", "_buffers", "_modules")
+_LARGEST = 10_000  # plain values in a global that is kept: beyond, it holds data rather than a state
 _DEEPEST = 8  # levels of objects in objects that are looked at
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
@@ -190,8 +192,18 @@ def _files_of(thing: Any) -> Iterator[str]:
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    plain = (bool, int, float, complex, str, bytes, list, dict, set, tuple, np.ndarray, type(None))
-    return not name.startswith("__") and isinstance(value, plain)
+    return not name.startswith("__") and _count(value) <= _LARGEST
+
+
+def _count(value: Any) -> float:
+    """Return how many plain values there are in a value, without end if some aren't plain."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return 1
+    if isinstance(value, np.ndarray):
+        return value.size if value.dtype != object else math.inf
+    if not isinstance(value, (list, tuple, set, dict)) or len(value) > _LARGEST:
+        return math.inf
+    return 1 + sum(map(_count, value.values() if isinstance(value, dict) else value))
 
 
 def _set_back(space: Any, name: str, value: Any) -> None:
