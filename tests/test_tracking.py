@@ -242,7 +242,8 @@ def small_disk(here):
 @pytest.mark.slow
 def test_full_disk_is_said_and_the_run_is_kept_elsewhere(gdexp_run, start_run, small_disk, cache, empty_store):
     (small_disk / "mlflow.db").write_bytes(empty_store.read_bytes())
-    run = start_run(*ENDLESS, f"tracking.uri=sqlite:///{small_disk}/mlflow.db")
+    (small_disk.parent / "hooks.py").write_text("import time\ndef slow(epoch, model):\n    time.sleep(0.005)\n")
+    run = start_run(*ENDLESS, f"tracking.uri=sqlite:///{small_disk}/mlflow.db", "trainer.on_epoch=[hooks.slow]")
     first_line(run)
     (small_disk / "filler").write_bytes(
         b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192)
