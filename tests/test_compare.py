@@ -205,6 +205,7 @@ def test_running_run_is_listed_with_its_epoch_and_time_left(stocked, start_run, 
     assert re.search(r"running: .* epoch [1-9]\d*/100000, loss [\d.e-]+, about .* left", shown)
 
 
+@pytest.mark.slow
 def test_empty_store_foreign_runs_and_a_deleted_experiment_have_a_line_each(stocked, gdexp_run):
     client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
 

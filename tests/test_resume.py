@@ -28,6 +28,7 @@ def weights(run_id, folder="."):
     return load_file(path)
 
 
+@pytest.mark.slow
 def test_sweep_again_trains_only_what_is_missing(gdexp_run, stocked):
     words = ["-m", "optimizer.lr=0.001,0.01,0.1,0.2,9", "trainer.epochs=30"]
     gdexp_run(*words)
