@@ -246,3 +246,12 @@ def test_balanced_weights_need_classes_in_memory(parts):
 
 def test_order_is_not_what_makes_them_equal():
     assert not torch.equal(batch_order(40, 0, 1), torch.arange(40))
+
+
+def test_batch_of_classes_without_weight_counts_nothing(stocked):
+    words = ["data=iris", "data.val_fraction=0", "loss=cross_entropy", "loss.weight=[0,1,1]", "trainer.epochs=1"]
+    values = [
+        gdexp.launch([*words, "optimizer.lr=1e-12", *batches]).train_loss.iloc[0]
+        for batches in ([], ["trainer.batch_size=2"])
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)

@@ -325,3 +325,19 @@ def test_values_that_are_not_finite_are_refused_by_their_place(here, capsys, wor
 def test_a_loss_of_ones_own_may_pass_over_gaps(here, words):
     (here / "gaps.py").write_text(GAPS)
     assert gaps(*words).outcome[0] == "completed"
+
+
+def test_soft_targets_are_probabilities(stocked):
+    rows = "".join(f"{i},{i - 30},{i % 5}\n" for i in range(60))
+    (stocked / "c.csv").write_text("x,a,b\n" + rows)
+    words = ["data=table", "data.path=c.csv", "data.target=[a,b]", "loss=cross_entropy", "trainer.epochs=1"]
+    with pytest.raises(ValueError, match="rows of probabilities that sum to 1"):
+        gdexp.launch(words)
+
+
+def test_number_too_large_for_the_dtype_is_named(stocked):
+    (stocked / "c.csv").write_text("x,y\n" + "".join(f"{i},{'1e39' if i == 7 else i}\n" for i in range(60)))
+    words = ["data=table", "data.path=c.csv", "data.target=y", "trainer.epochs=1", "data.split_seed=null"]
+    with pytest.raises(ValueError, match="`trainer.dtype=float32`.*row 7, column 0 of the target"):
+        gdexp.launch(words)
+    gdexp.launch([*words, "trainer.dtype=float64", "optimizer.lr=1e-80"])

@@ -124,6 +124,7 @@ def build(config: dict[str, Any], options: Mapping[str, str | None], loaded: Loa
     if config["optimizer"]["_target_"] is not None and model is not None:
         optimizer = updates.make_optimizer(config["optimizer"], trainable(model, bare))
     data = fit.each(data, lambda batch: moved(batch, device, dtype))
+    finite.check_size(data, dtype)
     rows.pin(data, device)
     metrics = measuring.make_metrics(config["metrics"], loss, data, reading)
     if reading is not None and reading.meaning.of_numbers:

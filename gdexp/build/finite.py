@@ -38,6 +38,21 @@ def check_known(data: TensorData, loss: Any) -> TensorData:
     return each(data, _checked) if isinstance(data.train, Loader) else data
 
 
+def check_size(data: TensorData, dtype: torch.dtype) -> None:
+    """Refuse numbers that are finite, but not in the dtype of training.
+
+    Args:
+        data: in that dtype; what it held before that wasn't finite is the model's affair.
+        dtype: of the weights.
+    """
+    if not data.gap and (found := gap(data)):
+        name = str(dtype).removeprefix("torch.")
+        raise Refusal(
+            f"`trainer.dtype={name}` makes an infinite value of a number in the data ({found}, counted from 0): "
+            "scale it, as data.standardize does, or use trainer.dtype=float64"
+        )
+
+
 def check_own(data: TensorData, model: nn.Module, loss: Any) -> None:
     """Refuse such values where model and loss of the user's own don't pass over them, tried on rows that have some."""
     if not data.gap:

@@ -73,6 +73,7 @@ def _classes(case: _Case) -> TensorData:
         return _labels(case)
     shares = case.first.is_floating_point() and meaning(case.loss).target is Target.SHARES_OR_CLASSES
     if shares:
+        _check_shares(case, case.targets)
         return case.data._replace(classes=None)
     if _are_one_hot(case.targets):
         return case.with_target(lambda t: t.argmax(1), case.first.shape[1])
@@ -170,11 +171,15 @@ def _counts(case: _Case) -> TensorData:
 
 def _shares(case: _Case) -> TensorData:
     data = _numbers(case)
-    for t in case._replace(data=data).targets:
-        p = t.double().exp() if case.loss.log_target else t.double()
+    targets = case._replace(data=data).targets
+    _check_shares(case, [t.double().exp() if case.loss.log_target else t for t in targets])
+    return data
+
+
+def _check_shares(case: _Case, targets: Sequence[Tensor]) -> None:
+    for p in map(Tensor.double, targets):
         if p.dim() < 2 or p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
             raise Refusal(f"{case.name} needs rows of probabilities that sum to 1 as the target of {case.source}")
-    return data
 
 
 def _two_values(case: _Case) -> TensorData:

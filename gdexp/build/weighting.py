@@ -60,7 +60,7 @@ def weighed(loss: Any, data: TensorData, name: str) -> Any:
     weighted = isinstance(sample(data), Weighted)
     _check_weights(data)
     if is_torchs(loss):
-        ignores = may_ignore(loss, data)
+        ignores = may_ignore(loss, data) or _has_weightless_class(loss)
         _check_counted(loss, data)
         if loss.reduction != "none" and (weighted or _varies(data) or divides_by_more_than_rows(loss, ignores)):
             return Quotient(loss, weighted, ignores)
@@ -93,6 +93,12 @@ def may_ignore(loss: Any, data: TensorData) -> bool:
         return False
     splits = [split for split in data[:3] if split is not None]
     return any(isinstance(split, Loader) or bool((split[1] == index).any()) for split in splits)
+
+
+def _has_weightless_class(loss: Any) -> bool:
+    """Say whether rows of some class count nothing, so that a batch may count nothing."""
+    weight = getattr(loss, "weight", None)
+    return hasattr(loss, "ignore_index") and isinstance(weight, Tensor) and bool((weight == 0).any())
 
 
 def _varies(data: TensorData) -> bool:

@@ -176,8 +176,12 @@ def _one_hot(x: np.ndarray, column: pd.Series, values: Sequence[str]) -> None:
 
 def _finite(what: str, source: Source, frame: pd.DataFrame) -> np.ndarray:
     numbers = frame.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-    if np.isinf(numbers).any():
-        raise ValueError(f"`{source.key}`: {what} hold{'' if what.endswith('s') else 's'} infinite values")
+    if (infinite := np.isinf(numbers)).any():
+        row, column = (int(i) for i in np.argwhere(infinite)[0])
+        raise ValueError(
+            f"`{source.key}`: {what} hold{'' if what.endswith('s') else 's'} infinite values, the first in row "
+            f"{int(frame.index[row]) + 1} (column {str(frame.columns[column])!r})"
+        )
     return numbers
 
 

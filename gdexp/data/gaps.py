@@ -48,10 +48,10 @@ def complete(source: Source, features: Sequence[str], needed: Sequence[str], mis
     lacking = gaps.any(axis=1)
     if missing == "refuse" and lacking.any():
         column = next(c for c in frame.columns if gaps[c].any())
+        fills_in = ", data.missing=mean fills them in" if column in features else ""
         raise ValueError(
             f"`{source.key}`: {int(lacking.sum())} of {len(frame)} rows lack a value, the first is row "
-            f"{int(lacking.to_numpy().argmax()) + 1} (column {column!r}): data.missing=drop leaves them out, "
-            "data.missing=mean fills them in"
+            f"{int(lacking.to_numpy().argmax()) + 1} (column {column!r}): data.missing=drop leaves them out{fills_in}"
         )
     fills = missing not in ("refuse", "drop")
     decisive = gaps[list(needed)] if fills else gaps
