@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gdexp.average import Average
+from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.batches import Batches, groups
 from gdexp.data.generators import put_back
@@ -452,6 +453,8 @@ def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
 
 @torch.no_grad()
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    if len(source) != len(target):
+        raise Refusal("`model`: it has other parameters or buffers than when it was made: register all in __init__")
     for s, t in zip(source, target, strict=True):
         if s.shape != t.shape:  # a buffer that grows
             t.data = s.detach().clone()
