@@ -1,9 +1,8 @@
 """A diverged run is a recorded outcome, the same whether it trained alone or among others."""
 
-import sqlite3
-
 import pytest
 import torch
+from recorded import query
 
 import gdexp
 
@@ -24,14 +23,6 @@ def rows():
     return TensorData((x, (x > 0).float()))
 """
 OF_SIGMOID = ["data=custom", "data._target_=sigmoid.rows", "model=custom", "model._target_=sigmoid.Sigmoid"]
-
-
-def query(sql, *values):
-    connection = sqlite3.connect("mlflow.db")
-    try:
-        return connection.execute(sql, values).fetchall()
-    finally:
-        connection.close()
 
 
 def record_of(run_id):

@@ -4,10 +4,10 @@ Through the command line's own functions; the runs alone go the way of one run, 
 """
 
 import math
-import sqlite3
 
 import pytest
 import torch
+from recorded import query
 from safetensors.torch import load_file
 
 import gdexp
@@ -33,14 +33,6 @@ def sweep(*words):
     """Return the runs of a stacked sweep, and how they were trained, by name."""
     table = gdexp.launch(["sweep.chunk=64", "sweep.again=true", *words], multirun=True)
     return {row["name"]: row for row in table.to_dict("records")}
-
-
-def query(sql, *values):
-    connection = sqlite3.connect("mlflow.db")
-    try:
-        return connection.execute(sql, values).fetchall()
-    finally:
-        connection.close()
 
 
 def trained_as(run_id):

@@ -1,11 +1,11 @@
 """A resumed run is the unbroken one, whatever training changes, or it is refused by name."""
 
 import re
-import sqlite3
 from pathlib import Path
 
 import pytest
 import torch
+from recorded import query
 from safetensors.torch import load_file
 
 import gdexp
@@ -272,14 +272,6 @@ def folder(stocked):
     (stocked / "dat.py").write_text("import ends\n" + HEAD + KEPT)
     (stocked / "ends.py").write_text(ENDS)
     return stocked
-
-
-def query(sql, *values):
-    connection = sqlite3.connect("mlflow.db")
-    try:
-        return connection.execute(sql, values).fetchall()
-    finally:
-        connection.close()
 
 
 def curves(run_id):
