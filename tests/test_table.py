@@ -161,6 +161,9 @@ def test_a_target_of_numbers_with_a_mark_is_not_taken_for_classes(here):
     [
         ('a,y\n"1,234.5",1\n999,2\n', {"thousands": "comma"}, [1234.5, 999]),
         ("a;y\n1.234,5;1\n2.000;2\n", {"separator": ";", "decimal": ",", "thousands": "."}, [1234.5, 2000]),
+        ("a;y\n1 234,5;1\n999;2\n", {"separator": ";", "decimal": ",", "thousands": "space"}, [1234.5, 999]),
+        ("a;y\n1\u202f234;1\n999;2\n", {"separator": ";", "thousands": "space"}, [1234, 999]),
+        ("a;y\n1\u2019234.5;1\n999;2\n", {"separator": ";", "thousands": "apostrophe"}, [1234.5, 999]),
         ("a;y\n1,5;1\n?;2\n2;3\n", {"separator": ";", "decimal": ",", "na_values": "?", "missing": "drop"}, [1.5, 2]),
     ],
 )
@@ -178,6 +181,60 @@ def test_a_rare_word_among_many_numbers_is_told(here):
     with pytest.raises(ValueError, match=r"'unknown' in 6 of 40 rows.*add 'data.na_values=\[unknown\]'"):
         table("t.csv", "y", text="one_hot")
     assert table("t.csv", "y", text="one_hot", categories=["a"]).train[0].shape == (40, 35)
+
+
+@pytest.mark.parametrize(
+    "form", ["{}.5%", "${}", "$({})", "{}.5 km", "€ {}", "US${}", "({})", "\u2212{}", "{} min", "{}+"]
+)
+@pytest.mark.parametrize("role", ["target", "feature"])
+def test_numbers_with_a_sign_or_a_unit_are_never_classes(here, form, role):
+    rows = [f'{i},"{form.format(i)}"' for i in range(1, 30)]
+    write(here, "\n".join(["a,y", *rows]))
+    target = "y" if role == "target" else "a"
+    with pytest.raises(ValueError, match="column 'y' holds numbers such as .* none is read .* 'data.categories=.y.'"):
+        table("t.csv", target, text="one_hot")
+    table("t.csv", target, categories=["y"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["<=50K", ">50K"],
+        ["<30", ">30", "NO"],
+        ["36 months", "60 months"],
+        ["1st", "2nd", "3rd"],
+        ["0-17", "18-25", "26-35", "36-45", "46-50", "51-55", "55+"],
+        ["< 1 year", "1 year", "10+ years", *(f"{i} years" for i in range(2, 10))],
+        [f"room {i}" for i in range(30)],
+        [f"C{i}" for i in range(30)],
+    ],
+)
+def test_classes_may_have_numbers_in_their_names(here, names):
+    write(here, "a,y\n" + "".join(f"{i},{names[i % len(names)]}\n" for i in range(3 * len(names))))
+    assert table("t.csv", "y").classes == len(names)
+
+
+def test_texts_that_are_nearly_all_different_are_no_classes(here):
+    write(here, "a,y\n" + "".join(f"{i},2020-01-{1 + i % 28:02}\n" for i in range(30)))
+    with pytest.raises(ValueError, match=r"'y' holds 28 different texts in 30 rows \('2020-01-01'\)"):
+        table("t.csv", "y")
+    assert table("t.csv", "y", categories=["y"]).classes == 28
+
+
+def test_a_line_that_tells_what_to_add_keeps_what_was_there(here):
+    write(here, "k,a,b,y\n" + "".join(f"{i},u,{i}%,{i}\n" for i in range(9)))
+    with pytest.raises(ValueError, match=r"add 'data.categories=\[k, b\]'"):
+        table("t.csv", "y", categories=["k"], text="one_hot")
+    with pytest.raises(ValueError, match=r"'data.exclude=\[b, a\]'"):
+        table("t.csv", "y", exclude=["b"])
+
+
+def test_numbers_in_a_parquet_file_may_be_texts(here):
+    pd.DataFrame({"a": ["1.234,5", "7"], "y": [1, 2]}).to_parquet("t.parquet")
+    with pytest.raises(ValueError, match="add data.decimal=comma data.thousands=point"):
+        table("t.parquet", "y")
+    data = table("t.parquet", "y", decimal="comma", thousands="point")
+    assert data.train[0].tolist() == [[1234.5], [7]]
 
 
 def test_na_values_may_be_numbers(here):

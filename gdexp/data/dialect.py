@@ -16,6 +16,8 @@ CHARACTERS = {
     "spaces": r"\s+",
     "point": ".",
     "dot": ".",
+    "space": " ",
+    "apostrophe": "'",
 }
 
 
@@ -25,7 +27,8 @@ class Dialect(NamedTuple):
     Args:
         separator: between cells: a character, its name (`comma`, `semicolon`, `tab`), or `spaces`.
         decimal: point or comma.
-        thousands: what stands between each three digits of a number; None: nothing does.
+        thousands: what stands between each three digits of a number; `space` is any of those that
+            are printed as one, `apostrophe` the curved one too; None: nothing does.
         encoding: as Python names it.
         na_values: further texts that mean a missing value.
         header: true: the first line holds the names; false: there are none, columns are numbered

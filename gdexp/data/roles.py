@@ -10,6 +10,8 @@ from gdexp.data.dialect import override
 from gdexp.data.numerals import misread
 from gdexp.data.table_file import Source, is_number, unneeded
 
+_MANY, _NEARLY_ALL = 10, 0.9  # texts, and the share of rows that have one of their own, that are no names of classes
+
 
 class Roles(NamedTuple):
     """What the keys of `data` say that columns are for.
@@ -55,11 +57,12 @@ def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
         notes = [f"left out: {name}, which has no name and {what}" for name, what in idle.items()]
     weights = [roles.weights] if roles.weights is not None else []
     check_numbers(roles, source, [*features, *roles.targets, *weights])
+    _check_classes(roles, frame)
     texts = [name for name in features if name not in roles.categories and not is_number(frame[name])]
     if texts and roles.text == "error":
         raise ValueError(
             f"`{source.key}`: column {texts[0]!r} holds text ({example(frame[texts[0]])}): data.text=one_hot or "
-            f"data.text=drop, or leave it out by {override('exclude', texts[:1])}"
+            f"data.text=drop, or leave it out by {override('exclude', [*roles.exclude, texts[0]])}"
         )
     if texts and roles.text == "drop":
         features = [name for name in features if name not in texts]
@@ -74,8 +77,27 @@ def check_numbers(roles: Roles, source: Source, names: Iterable[str]) -> None:
     """Refuse columns of numbers that aren't read as such."""
     for name in names:
         column = source.frame[name]
-        if name not in roles.categories and not is_number(column) and (line := misread(name, column, source.dialect)):
+        if (
+            name not in roles.categories
+            and not is_number(column)
+            and (line := misread(name, column, source.dialect, roles.categories))
+        ):
             raise ValueError(f"`{source.key}`: {line}")
+
+
+def _check_classes(roles: Roles, frame: pd.DataFrame) -> None:
+    """Refuse a target of texts nearly all of which are different, which make no classes."""
+    name = roles.targets[0]
+    if len(roles.targets) > 1 or name in roles.categories or is_number(frame[name]):
+        return
+    values = frame[name].dropna()
+    different = values.nunique()
+    if different > _MANY and different >= _NEARLY_ALL * len(values):
+        raise ValueError(
+            f"`data.target`: {name!r} holds {different} different texts in {len(values)} rows ({example(values)}), too "
+            f"many for classes: name another column, or add {override('categories', [*roles.categories, name])} if "
+            "they are classes all the same"
+        )
 
 
 def example(column: pd.Series) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gdexp.data.advice import advice, holds_separators, looks_like_rows
 from gdexp.data.dialect import Dialect
+from gdexp.data.numerals import as_read
 
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
 _ROW_NAMES = "Unnamed: 0"
@@ -85,7 +86,7 @@ def is_number(column: pd.Series) -> bool:
 
 def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
     usual = Dialect()
-    for name in ("separator", "decimal", "thousands", "encoding", "header"):
+    for name in ("separator", "encoding", "header"):
         if getattr(dialect, name) != getattr(usual, name):
             raise ValueError(f"`data.{name}` is for CSV files, {path} is a Parquet file")
     try:
@@ -98,7 +99,8 @@ def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str
         if dialect.na_values:
             column = column.mask(column.isin([*dialect.na_values, *map(str, dialect.na_values)]))
         if name in as_text or not _has_numbers(column):
-            column = _typed(column, column.astype(str).where(column.notna() & (column != "")), name in as_text)
+            text = column.astype(str).where(column.notna() & (column != ""))
+            column = _typed(column, text, name in as_text, dialect)
         frame.isetitem(i, column)
     return Source(key, path, dialect, frame)
 
@@ -146,20 +148,21 @@ def _read_texts(
     only_empty = {"keep_default_na": False, "na_values": ["", *dialect.na_values]}
     texts = _parsed(key, path, dialect, names | {"dtype": str, "usecols": places} | only_empty)
     for i, place in enumerate(places):
-        frame.isetitem(place, _typed(frame.iloc[:, place], texts.iloc[:, i], frame.columns[place] in as_text))
+        frame.isetitem(place, _typed(frame.iloc[:, place], texts.iloc[:, i], frame.columns[place] in as_text, dialect))
 
 
 def _has_numbers(column: pd.Series) -> bool:
     return is_number(column) and bool(column.notna().any())
 
 
-def _typed(column: pd.Series, text: pd.Series, as_text: bool) -> pd.Series:
+def _typed(column: pd.Series, text: pd.Series, as_text: bool, dialect: Dialect) -> pd.Series:
     """Return the text of a column, or what else it is: empty, numbers, booleans with gaps.
 
     Args:
         column: as pandas takes it.
         text: of its cells.
         as_text: numbers are texts too, but for those that are missing.
+        dialect: as its numbers are written.
     """
     if column.isna().all():  # empty, or texts such as NA and None
         return text if text.nunique() > 1 else column.astype(float)
@@ -167,10 +170,12 @@ def _typed(column: pd.Series, text: pd.Series, as_text: bool) -> pd.Series:
         return text.where(column.notna()) if is_number(column) else text
     if pd.api.types.infer_dtype(column, skipna=True) == "boolean":
         return column.astype("boolean")
-    if pd.to_numeric(text[:_SAMPLE], errors="coerce").notna().any():
-        numbers = pd.to_numeric(text, errors="coerce")
-        if (numbers.notna() | text.isna()).all():  # too large for a whole number of pandas'
-            return numbers.astype(float)
+    if as_read(text[:_SAMPLE], dialect).notna().any():
+        numbers = as_read(text, dialect)
+        if (
+            numbers.notna() | text.isna()
+        ).all():  # too large for a whole number of pandas', or grouped as it can't read
+            return numbers if pd.api.types.is_integer_dtype(numbers) else numbers.astype(float)
     return text
 
 
