@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gdexp.config import compose, direction, targets, text, trust
+from gdexp.config import compose, direction, modules, text, trust
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -53,7 +53,7 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
     if "***" in str(source):
         raise Refusal(f"run {run.run_id}: its config holds a value that was left out of the record (***)")
     source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
-    with targets.local_modules():
+    with modules.local_modules():
         trust.check_trusted(source)
         config = check(text.with_environment(source))
         check_targets(config)
@@ -85,12 +85,13 @@ def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance:
     """
     if run.data is not None and run.data != data[:32]:
         yield f"the data: SHA-256 {run.data}… then, {data[:32]}… now"
-    texts = provenance.texts(config)
-    then, now = ({k: v for k, v in t.items() if k.startswith("code/")} for t in (run.texts, texts))
+    then = {k.removeprefix("code/"): v for k, v in run.texts.items() if k.startswith("code/")}
+    texts = provenance.texts(config, then)
+    now = {k.removeprefix("code/"): v for k, v in texts.items() if k.startswith("code/")}
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             how = "differs" if name in then and name in now else "is new or gone"
-            yield f"the code: {name.removeprefix('code/')} {how}"
+            yield f"the code: {name} {how}"
     tags = provenance.tags()
     for tag, what in (("gdexp.torch", "torch"), ("gdexp.version", "gdexp")):
         if run.tags.get(tag) != tags[tag]:

@@ -47,7 +47,7 @@ def execute(
     Raises:
         Refusal: of a single job, which was not trained.
     """
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
 
     with local_modules():
         apart = list(jobs)
@@ -218,7 +218,7 @@ def _recorded(
         try:
             with record:
                 try:
-                    ends = Session(parts, record, progress).train()
+                    ends = Session(parts, record, progress, begun["runs"][0].texts).train()
                 except Withdrawn:
                     record.withdraw()
                     raise

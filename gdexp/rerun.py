@@ -51,7 +51,7 @@ def rerun(words: Sequence[str]) -> None:
     if run.status != "FINISHED":
         raise Refusal(f"run {run.run_id} is {run.status}: only a finished run can be repeated")
     prepare_process()
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
     from gdexp.tracking.provenance import Provenance
 
     provenance = Provenance(extra={"gdexp.rerun_of": run.run_id})

@@ -31,7 +31,7 @@ def resume(words: Sequence[str]) -> None:
     from gdexp import tracking
     from gdexp.build import build
     from gdexp.checkpoint import Checkpoints
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
     from gdexp.session import End, Session
     from gdexp.terminal import report, say
     from gdexp.tracking.provenance import Provenance

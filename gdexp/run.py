@@ -47,12 +47,12 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     Raises:
         ValueError: with the line that the command prints. An error in the user's own code ends a single run so, too.
     """
-    from gdexp.config import targets
+    from gdexp.config import modules
     from gdexp.config.compose import compose
 
     interruptions = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
     with _ONE_AT_A_TIME, host.as_it_was(), stop.handled(interruptions):
-        targets.forget_changed()
+        modules.forget_changed()
         try:
             found = train(compose(list(overrides), multirun), overrides)
         except Exception as error:

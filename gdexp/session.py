@@ -21,6 +21,7 @@ from gdexp.config import direction
 from gdexp.config.refusal import Refusal, Withdrawn
 from gdexp.lines import warn
 from gdexp.terminal import Progress, SweepProgress, resume_line
+from gdexp.tracking import code
 from gdexp.train import Epoch, Loop, OnStep, evaluate, settle
 
 if TYPE_CHECKING:
@@ -54,10 +55,18 @@ class Session:
         parts: of the runs.
         record: of the runs, begun.
         sweep: the bar of the sweep that they belong to.
+        texts: that the runs began with, among them their code; None: it isn't looked at once more.
     """
 
-    def __init__(self, parts: "Parts", record: "Record", sweep: SweepProgress | None = None) -> None:
+    def __init__(
+        self,
+        parts: "Parts",
+        record: "Record",
+        sweep: SweepProgress | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
         self._parts, self._record, self._sweep = parts, record, sweep
+        self._texts, self._late = texts, False  # late: code was used that the key of the job doesn't know
         self._first: dict[int, dict[str, float]] = {}  # metrics of each run's first epoch
         self._best: dict[int, float] = {}  # each run's best objective
         self._gaps: dict[int, dict[str, dict[str, Any]]] = {}  # metrics of each run that weren't finite numbers
@@ -170,7 +179,23 @@ class Session:
             tags["gdexp.best_epoch"] = watch.best_epoch
         if gaps := self._gaps.get(epoch.run):
             tags["gdexp.nan"] = json.dumps(gaps)
+        if self._late:
+            tags["gdexp.job"] = "unknown"
         return tags
+
+    def look_at_code(self) -> None:
+        """Record the code that the first step has brought, of which the job wasn't known to be made."""
+        if self._texts is None or not self._record.folders:
+            return
+        begun = {k.removeprefix("code/"): v for k, v in self._texts.items() if k.startswith("code/")}
+        if not (changed := code.later(self._parts.config, begun)):
+            return
+        self._late = True
+        for folder in self._record.folders:
+            code.write(folder / "code", changed)
+        if self._sweep is not None:
+            names = ", ".join(changed)
+            self._sweep.note_once(f"No run with {names} counts as already done: it was imported while training")
 
     def _cut_off(self, run: int) -> Mapping[str, "Tensor"]:
         """Return what is saved of a run that is cut off, perhaps within an epoch."""
@@ -322,6 +347,8 @@ class _Keeper:
 
     def after_step(self) -> None:
         """Keep the state if it is time, or before the process ends on request."""
+        if self._loop.steps == 1:
+            self._session.look_at_code()
         if self._loop.steps == 1 and self._alone and (lacking := self._state.trained.lacking(first=True)):
             raise Withdrawn(lacking)
         if self._files is not None and (stop.requested is not None or time.monotonic() >= self._due):

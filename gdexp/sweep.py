@@ -123,7 +123,7 @@ def _done(packs: Sequence[Pack]) -> tuple[Found, str | None]:
     from gdexp import tracking
     from gdexp.build import rows
     from gdexp.config.check import filled
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
     from gdexp.tracking.provenance import job_keys
 
     first = packs[0].jobs[0]
@@ -172,7 +172,7 @@ def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found, cl
 
 def check_all(jobs: Sequence["Job"]) -> None:
     """Refuse a sweep with all that is wrong with its jobs, a line each."""
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
 
     lines: list[str] = []
     sound: Sound = {}
@@ -220,7 +220,7 @@ def _planned(packs: Sequence[Pack]) -> Iterator[tuple[Sequence["Job"], str]]:
     from gdexp.build.apart import Apart
     from gdexp.build.together import chunks
     from gdexp.config.check import filled
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
 
     for jobs, _ in packs:
         try:

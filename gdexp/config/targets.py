@@ -6,16 +6,12 @@ What may be built from a *record* (somebody else's config.yaml) is narrower: see
 import functools
 import importlib
 import inspect
-import os
-import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType, NoneType, UnionType
 from typing import Any
 
-from gdexp.config import folders
+from gdexp.config.modules import local_modules
 from gdexp.config.refusal import Refusal, nearest
 
 # filled in for a constructor that has them, where the config leaves them out or null
@@ -24,41 +20,6 @@ SUPPLIED = {
     "scheduler": ("T_max", "total_iters", "total_steps", "mode"),
     "learner": ("in_features", "in_shape", "out_features", "model", "loss", "optimizer", "device", "dtype"),
 }
-
-
-_imported: dict[str, tuple[Path, bytes]] = {}  # file and text of the local modules that were imported here
-
-
-@contextmanager
-def local_modules() -> Iterator[None]:
-    """Make modules of the current directory and of experiments/ importable, last in line."""
-    places = [str(Path.cwd()), str(Path.cwd() / folders.STUDIES), str(folders.studies_dir())]
-    before = set(sys.modules)
-    sys.path.extend(places)
-    try:
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            module = sys.modules[name]
-            place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-            if any(str(place).startswith(f"{folder}{os.sep}") for folder in places):
-                _imported[name] = Path(place), _text(Path(place))
-        for folder in reversed(places):  # remove ours, the last of its name, and leave the host's
-            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
-
-
-def forget_changed() -> None:
-    """Let local modules be imported anew if one of them has changed, or the current directory has another of its name.
-
-    They go together: a module may hold what it took from another. What the host imported itself stays.
-    """
-    changed = any(_text(file) != text for file, text in _imported.values())
-    here = Path.cwd(), folders.studies_dir()
-    moved = any(not any(file.is_relative_to(folder) for folder in here) for file, _ in _imported.values())
-    if changed or moved:
-        for name in _imported:
-            sys.modules.pop(name, None)
-        _imported.clear()
 
 
 def resolve(key: str, name: object, through: Callable[[str, Any], bool] | None = None) -> Any:
@@ -214,13 +175,6 @@ def _tensor(value: Any) -> Any:
     import torch
 
     return torch.tensor(value, dtype=torch.get_default_dtype()) if _is_numbers(value) else value
-
-
-def _text(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
 
 
 def _module(key: str, name: str, whole: str) -> ModuleType:

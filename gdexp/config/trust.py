@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import gdexp
-from gdexp.config import folders, targets
+from gdexp.config import folders, modules, targets
 from gdexp.config.refusal import Refusal
 
 _NAMES = re.compile(r"(^|\.)_target_$|^trainer\.on_epoch\b|^metrics\b")  # keys whose values are imported
@@ -39,7 +39,7 @@ def check_trusted(node: Any) -> None:
         Refusal: names the key and the way to allow it.
     """
     names = [(key, name) for key, name in _names(node) if name not in _allowed()]
-    with targets.local_modules():
+    with modules.local_modules():
         for key, name in names:
             if not may_be_imported(name):
                 raise _refusal(key, name)

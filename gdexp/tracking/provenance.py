@@ -1,21 +1,22 @@
 """Where a run comes from: commit, code, versions, machine, process."""
 
+import functools
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 from getpass import getuser
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gdexp
-from gdexp.config import secrets, trust
+from gdexp.config import secrets
 from gdexp.config.written import recorded
+from gdexp.lines import say
+from gdexp.tracking import code
 from gdexp.tracking.store import mlflow_version
 
 _GIT_SECONDS = 2.0
@@ -52,24 +53,29 @@ class Provenance:
             "gdexp.pid": str(os.getpid()),
         }
 
-    def texts(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """Return what is kept as artifacts: environment.json, the code that targets reach, git's diff."""
+    def texts(self, config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, str]:
+        """Return what is kept as artifacts: environment.json, the code that targets reach, git's diff.
+
+        Args:
+            config: resolved.
+            also: names of code that is wanted, too.
+        """
         files = {"environment.json": self._environment}
-        files |= {f"code/{name}": text for name, text in _code(set(_targets(config)))}
+        files |= {f"code/{name}": text for name, text in code.reached(config, also).texts.items()}
         return files | ({"git.diff": self._diff} if self._git.get("gdexp.git_dirty") == "true" else {})
 
-    @cached_property
+    @functools.cached_property
     def _environment(self) -> str:
         return json.dumps({"command": command(self._words), **_environment()}, indent=1)
 
-    @cached_property
+    @functools.cached_property
     def _diff(self) -> str:
         asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
         diff = _answer(asked) or ""
         cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
         return secrets.hide(diff[:_DIFF_BYTES]) + cut
 
-    @cached_property
+    @functools.cached_property
     def _git(self) -> dict[str, str]:
         if self._status is None or (said := _answer(self._status)) is None:
             return {}
@@ -92,9 +98,18 @@ def job_keys(configs: Sequence[Mapping[str, Any]], data: str) -> list[str]:
     """
     import torch
 
-    code = sorted(_code(set(_targets(configs[0]))))
-    shared = json.dumps([data, gdexp.__version__, str(torch.__version__), code])
+    reached = code.reached(configs[0])
+    token = ""
+    if reached.unknown:
+        _say_unknown(reached.unknown)
+        token = os.urandom(16).hex()  # like no other job's
+    shared = json.dumps([data, gdexp.__version__, str(torch.__version__), *reached.texts.items(), token])
     return [sha256(f"{shared}\n{_numbers_of(config)}".encode()).hexdigest() for config in configs]
+
+
+@functools.cache
+def _say_unknown(reason: str) -> None:
+    say(f"No job counts as already done: {reason}")
 
 
 def _numbers_of(config: Mapping[str, Any]) -> str:
@@ -176,41 +191,6 @@ def _cpu() -> str:
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yield the module of each dotted name in a config that is imported."""
-    if isinstance(node, Mapping):
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for inner in node:
-            yield from _targets(inner)
-    elif isinstance(node, str) and "." in node and node.partition(".")[0] in sys.modules:
-        parts = node.split(".")
-        names = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
-        if (found := next((n for n in names if n in sys.modules), None)) is not None:
-            yield found
-
-
-def _code(names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and source of modules outside the installed packages, and of those that they use."""
-    waiting, seen = list(names), set[str]()
-    while waiting:
-        if (name := waiting.pop()) in seen or name not in sys.modules:
-            continue
-        seen.add(name)
-        module = sys.modules[name]
-        file = getattr(module, "__file__", None)
-        if not file or trust.is_installed(Path(file)):
-            continue
-        try:
-            yield f"{name.replace('.', '/')}.py", Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            continue
-        used = (
-            v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
-        )
-        waiting += [n for n in used if isinstance(n, str)]
 
 
 def _user() -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gdexp.config import targets, text, trust
+from gdexp.config import modules, targets, text, trust
 from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
 from gdexp.dtypes import move
@@ -63,7 +63,7 @@ def _built(config: Mapping[str, Any]) -> Any:
     nodes = {group: config.get(group) or {"_target_": None} for group in ("model", "learner")}
     if not all(isinstance(node, dict) and "_target_" in node for node in nodes.values()):
         raise Refusal("its config.yaml is damaged: it names no model")
-    targets.forget_changed()
+    modules.forget_changed()
     trust.check_trusted(nodes)
     nodes, model = text.with_environment(nodes), None
     learner = nodes["learner"]

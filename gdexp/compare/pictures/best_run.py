@@ -38,7 +38,7 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
         return
     from gdexp.again import recorded
     from gdexp.build import build
-    from gdexp.config.targets import local_modules
+    from gdexp.config.modules import local_modules
     from gdexp.objectives import Objective
 
     try:
