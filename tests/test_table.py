@@ -116,6 +116,10 @@ FILES = {
     "title": ("Made by X\nin 2001\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
     "marks": ("a,b,y\n1.5,2,3.5\n2.5,3,4.5\n2.5,?,4.5\n2.5,-,4.5\n", "utf-8"),
     "spaces": ("a b y\n1.5 2 3.5\n2.5 3 4.5\n", "utf-8"),
+    "remark": ("# made by X, in 2001\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
+    "wide title": ("Report,,\n,,\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
+    "sep=": ("sep=,\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
+    "headless remark": ("# table\n# of X\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
     "headless": ("1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
 }
 
@@ -127,8 +131,8 @@ def test_a_file_that_is_not_written_as_usual_is_told_the_words_that_read_it(stoc
     write(stocked, "a,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "usual.csv")
     words = [*EPOCH, "data.val_fraction=0", "data.missing=drop"]
     usual = gdexp.launch([*words, "data.path=usual.csv", "data.target=y"])
-    words += ["data.path=t.csv", f"data.target={'2' if name == 'headless' else 'y'}"]
-    with pytest.raises(ValueError, match=r"`data\.path`.*: add ") as refusal:
+    words += ["data.path=t.csv", f"data.target={'2' if name.startswith('headless') else 'y'}"]
+    with pytest.raises(ValueError, match=r"`data\.(path|target)`.*: add ") as refusal:
         gdexp.launch(words)
     assert "\n" not in str(refusal.value)
     told = re.split(r",? (?:or|which) ", str(refusal.value).partition(": add ")[2])[0]
@@ -251,6 +255,27 @@ def test_numbers_that_are_too_large_for_an_integer_are_numbers(here):
 def test_lines_above_the_names_are_counted_as_they_stand(here):
     write(here, "Made by X\n\na,y\n1,2\n3,4\n")
     assert table("t.csv", "y", header=2).train[0].tolist() == [[1], [3]]
+
+
+def test_a_line_of_totals_is_told_as_the_last_row(here):
+    write(here, "a,b,y\n" + "".join(f"{i},{2 * i},{i / 2}\n" for i in range(12)) + "Total,132,33\n")
+    with pytest.raises(ValueError, match=r"'Total' in the last of 13 rows.*add 'data.na_values=\[Total\]' data"):
+        table("t.csv", "y")
+    assert len(table("t.csv", "y", na_values="Total", missing="drop").train[0]) == 12
+
+
+def test_names_as_numpy_writes_them_are_not_shifted(here):
+    np.savetxt("t.csv", [[1, 2, 3], [4, 5, 6]], header="a b y")
+    with pytest.raises(ValueError, match="begin with '#'.* data.comment=hash data.header=false"):
+        table("t.csv", "b", features=["a"], separator="spaces")
+    data = table("t.csv", 1, features=[0], separator="spaces", comment="#", header=False)
+    assert data.train[0].tolist() == [[1], [4]] and data.train[1].ravel().tolist() == [2, 5]
+
+
+def test_comments_are_left_out(here):
+    write(here, "# by X\na,y\n1,2 # twice\n# none\n3,6\n")
+    data = table("t.csv", "y", comment="hash")
+    assert data.train[0].tolist() == [[1], [3]] and data.train[1].tolist() == [2, 6]
 
 
 def test_zip_codes_are_texts_in_order_of_size(here):

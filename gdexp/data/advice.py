@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,28 +14,61 @@ from gdexp.data.dialect import CHARACTERS, Dialect, character, override
 from gdexp.data.numerals import written
 
 _SEPARATORS = ("comma", "semicolon", "tab", "pipe")
+_COMMENTS = ("hash", "percent")
+_AS_IT_STANDS = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
 _MOST_LINES = 20  # above the header, as a title or notes
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _Table(NamedTuple):
+    """A file as it could be read.
+
+    Args:
+        separator: between its cells.
+        above: how many lines stand above its names, or above its rows where it has no names.
+        named: whether it has names.
+        rows: the first ones, as text, names included.
+    """
+
+    separator: str
+    above: int
+    named: bool
+    rows: pd.DataFrame
 
 
 def advice(path: str, dialect: Dialect) -> str:
     """Return the words that read a file which can't be read as it is told, empty if none are known."""
     encoding = _encoding(path, dialect.encoding)
-    if encoding is None:
+    if encoding is None or (found := _found(path, dialect, encoding)) is None:
         return ""
-    found = _separator(path, dialect, encoding)
-    if found is None:
+    comment = dialect.comment
+    if not found.named and (comment := _comment(path, encoding, found.above)) is None:
         return ""
-    separator, above, table = found
-    style = next(filter(None, (written(table[c][1:], separator) for c in table)), {})
+    cells = found.rows[1:] if found.named else found.rows
+    style = next(filter(None, (written(cells[c], found.separator) for c in cells)), {})
     told = {
         "encoding": (encoding, dialect.encoding),
-        "separator": (separator, dialect.separator),
-        "header": (above, 0),
+        "separator": (found.separator, dialect.separator),
+        "comment": (comment, dialect.comment),
+        "header": (found.above if found.named else False, dialect.header if not found.named else 0),
         "decimal": (style.get("decimal", dialect.decimal), dialect.decimal),
         "thousands": (style.get("thousands", dialect.thousands), dialect.thousands),
     }
     return " ".join(override(key, value) for key, (value, now) in told.items() if character(value) != character(now))
+
+
+def line_of_names(path: str, dialect: Dialect, name: str) -> int | None:
+    """Return how many lines stand above one that holds the name of a column, None if there is none."""
+    if not dialect.has_names:
+        return None
+    for above in range(1, _MOST_LINES):
+        try:
+            line = pd.read_csv(path, **(dialect.arguments() | _AS_IT_STANDS | {"skiprows": above, "nrows": 1}))
+        except Exception:  # the file ends
+            return None
+        if name in line.iloc[0].astype(str).str.strip().tolist():
+            return above
+    return None
 
 
 def holds_separators(names: Sequence[str], dialect: Dialect) -> bool:
@@ -69,20 +103,27 @@ def _holds_its_name(frame: pd.DataFrame, place: int) -> bool:
     return bool((frame.iloc[:, place] == frame.columns[place]).any())
 
 
-def _separator(path: str, dialect: Dialect, encoding: str) -> tuple[str, int, pd.DataFrame] | None:
-    """Return what separates the cells of a file, how many lines stand above its table, and the first rows."""
+def _found(path: str, dialect: Dialect, encoding: str) -> _Table | None:
+    """Return the first table of several columns in a file, with the separator that makes most columns of numbers."""
     for above in range(_MOST_LINES):
-        tables = [(s, _peeked(path, s, encoding, above)) for s in dict.fromkeys([dialect.separator, *_SEPARATORS])]
-        if there := [(s, above, table) for s, table in tables if table is not None]:
-            return max(there, key=lambda found: _columns(found[2], found[0]))  # the first of equals
-    spaced = _peeked(path, "spaces", encoding, 0)
-    return None if spaced is None else ("spaces", 0, spaced)
+        separators = dict.fromkeys([dialect.separator, *_SEPARATORS])
+        if there := [t for s in separators if (t := _peeked(path, s, encoding, above)) is not None]:
+            return max(there, key=_columns)  # the first of equals
+    return _peeked(path, "spaces", encoding, 0)
 
 
-def _columns(table: pd.DataFrame, separator: str) -> tuple[int, int]:
+def _columns(table: _Table) -> tuple[int, int]:
     """Return how many columns of a table hold numbers, and how many it has."""
-    numbers = [written(table[c][1:], separator) is not None for c in table]
-    return sum(numbers), table.shape[1]
+    numbers = [written(table.rows[c][1:], table.separator) is not None for c in table.rows]
+    return sum(numbers), table.rows.shape[1]
+
+
+def _comment(path: str, encoding: str, lines: int) -> str | None:
+    """Return what begins each of the first lines of a file as comments, None if they are none."""
+    with Path(path).open(encoding=encoding) as file:
+        first = [next(file).lstrip() for _ in range(lines)]
+    starts = {line[0] for line in first if line}
+    return next((name for name in _COMMENTS if starts == {CHARACTERS[name]}), None)
 
 
 def _encoding(path: str, given: str) -> str | None:
@@ -109,7 +150,7 @@ def _encoding(path: str, given: str) -> str | None:
     return None
 
 
-def _peeked(path: str, separator: str, encoding: str, above: int) -> pd.DataFrame | None:
+def _peeked(path: str, separator: str, encoding: str, above: int) -> _Table | None:
     """Return the first rows of a file as text, None if they don't make a table of several columns."""
     try:
         table = pd.read_csv(
@@ -126,8 +167,10 @@ def _peeked(path: str, separator: str, encoding: str, above: int) -> pd.DataFram
         return None
     if table.shape[1] < 2 or table.iloc[:, -2:].notna().any(axis=1).mean() <= 0.5:
         return None
-    is_row = pd.to_numeric(table.iloc[0], errors="coerce").notna().any()
-    return None if above and (is_row or len(table) < 2) else table
+    is_row = bool(pd.to_numeric(table.iloc[0], errors="coerce").notna().any())
+    if above and len(table) < 2:
+        return None
+    return _Table(separator, above, named=not (above and is_row), rows=table)
 
 
 def _as_number(name: str, point: str) -> float | None:

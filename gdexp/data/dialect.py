@@ -18,6 +18,8 @@ CHARACTERS = {
     "dot": ".",
     "space": " ",
     "apostrophe": "'",
+    "hash": "#",
+    "percent": "%",
 }
 
 
@@ -34,6 +36,7 @@ class Dialect(NamedTuple):
         header: true: the first line holds the names; false: there are none, columns are numbered
             from 0; a number: so many lines stand above the names; auto: as true, but a first line
             that looks like a row is refused.
+        comment: what begins a comment, which goes on to the end of its line; None: nothing does.
     """
 
     separator: str = "comma"
@@ -42,6 +45,7 @@ class Dialect(NamedTuple):
     encoding: str = "utf-8"
     na_values: Sequence[str | float] = ()
     header: Any = "auto"
+    comment: str | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return those of `pandas.read_csv`.
@@ -50,7 +54,7 @@ class Dialect(NamedTuple):
             ValueError: names the key whose value can't be used.
         """
         characters: dict[str, str | None] = {}
-        for key in ("separator", "decimal", "thousands"):
+        for key in ("separator", "decimal", "thousands", "comment"):
             told = getattr(self, key)
             characters[key] = found = character(told)
             if found is not None and len(found) != 1 and not (key == "separator" and found == r"\s+"):
@@ -59,6 +63,7 @@ class Dialect(NamedTuple):
             "sep": characters["separator"],
             "decimal": characters["decimal"],
             "thousands": characters["thousands"],
+            "comment": characters["comment"],
             "encoding": self.encoding,
             "na_values": list(self.na_values),
             "header": 0 if self.has_names else None,
@@ -82,6 +87,8 @@ class Dialect(NamedTuple):
 
 def override(key: str, value: Any) -> str:
     """Return the word of a command line that sets a key of `data`."""
+    if value in ("#", "%"):  # a shell or Hydra would want quotes
+        value = next(name for name, mark in CHARACTERS.items() if mark == value)
     return word(f"data.{key}={typed(value)}")
 
 

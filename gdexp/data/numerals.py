@@ -58,10 +58,12 @@ def misread(name: str, column: pd.Series, dialect: Dialect, categories: Sequence
     rare = len(marks) <= _FEW and numbers >= _MANY and len(odd) < len(values) / 2
     if numbers == 0 or not (rare or all(map(_NO_WORD.fullmatch, marks))):
         return _with_signs(name, values, as_texts)
-    return (
-        f"column {name!r} holds {marks[0][:_SHOWN]!r} in {len(odd)} of {len(column)} rows, and numbers else: add "
-        f"{override('na_values', [*dialect.na_values, *marks])}, or {as_texts}"
-    )
+    lacking, total = override("na_values", [*dialect.na_values, *marks]), len(column)
+    if len(odd) == 1 and odd.index[0] == column.index[-1] and not _NO_WORD.fullmatch(marks[0]):
+        rows, cure = f"the last of {total} rows", f"{lacking} data.missing=drop, which leave the row out"
+    else:
+        rows, cure = f"{len(odd)} of {total} rows", lacking
+    return f"column {name!r} holds {marks[0][:_SHOWN]!r} in {rows}, and numbers else: add {cure}, or {as_texts}"
 
 
 def _with_signs(name: str, values: pd.Series, as_texts: str) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from gdexp.config.refusal import nearest
+from gdexp.data.advice import line_of_names
 from gdexp.data.dialect import override
 from gdexp.data.numerals import misread
 from gdexp.data.table_file import Source, is_number, unneeded
@@ -136,7 +137,10 @@ def check_columns(key: str, names: Iterable[str], source: Source) -> None:
     """Refuse names that no column of a file has, or that two have."""
     for name in names:
         if name not in source.frame.columns:
-            raise ValueError(f"`{key}`: {source.path} has no column {name!r}{nearest(name, source.frame.columns)}")
+            lines = line_of_names(source.path, source.dialect, name)
+            where = f" in its first line, but below it: add data.header={lines}" if lines else ""
+            where = where or nearest(name, source.frame.columns)
+            raise ValueError(f"`{key}`: {source.path} has no column {name!r}{where}")
         if name in source.doubled and key != "data.exclude":
             raise ValueError(
                 f"`{key}`: {source.path} has two columns named {name!r}; the second is called {name + '.1'!r} here"

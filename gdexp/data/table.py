@@ -30,6 +30,7 @@ def table(
     encoding: str = "utf-8",
     na_values: Sequence[str | int | float] | str | int | float | None = None,
     header: Literal["auto"] | bool | int | None = "auto",
+    comment: str | None = None,
 ) -> TensorData:
     """Read a table with one row a case and one named column a feature.
 
@@ -54,13 +55,14 @@ def table(
         encoding: the encoding of its text.
         na_values: texts or numbers that mean a missing value, beside those that pandas knows.
         header: where the names of its columns are.
+        comment: what begins a comment.
 
     Returns:
         inputs (rows, features), float64; target (rows, targets), float64, or (rows,), int64; where
         there are weights, these (rows,), float64.
     """
     marks = [na_values] if isinstance(na_values, (str, int, float)) else list(na_values or [])
-    dialect = Dialect(separator, decimal, thousands, encoding, marks, header)
+    dialect = Dialect(separator, decimal, thousands, encoding, marks, header, comment)
     roles = Roles(
         targets=_names(target),
         features=None if features is None else _names(features),

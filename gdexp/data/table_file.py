@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gdexp.data.advice import advice, holds_separators, looks_like_rows
-from gdexp.data.dialect import Dialect
+from gdexp.data.dialect import Dialect, override
 from gdexp.data.numerals import as_read
 
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)?")  # what pandas calls a column without a name
@@ -86,7 +86,7 @@ def is_number(column: pd.Series) -> bool:
 
 def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
     usual = Dialect()
-    for name in ("separator", "encoding", "header"):
+    for name in ("separator", "encoding", "header", "comment"):
         if getattr(dialect, name) != getattr(usual, name):
             raise ValueError(f"`data.{name}` is for CSV files, {path} is a Parquet file")
     try:
@@ -116,6 +116,11 @@ def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -
             names["names"] = _names_of_all(key, path, dialect)
             frame = _parsed(key, path, dialect, names)
     frame.columns = [str(c).strip() for c in frame.columns]
+    if frame.columns[0] in ("#", "%") and frame.iloc[:, -1].isna().all():
+        raise ValueError(
+            f"`{key}`: the names in {path} begin with {frame.columns[0]!r}, which is taken for one: take it out of the "
+            f"file, or number the columns by {override('comment', frame.columns[0])} data.header=false"
+        )
     odd = len(frame.columns) == 1 or holds_separators(list(frame.columns), dialect)
     if odd and (words := advice(path, dialect)):
         count = len(frame.columns)
@@ -199,9 +204,11 @@ def _parsed(key: str, path: str, dialect: Dialect, arguments: dict[str, Any]) ->
 def _names_of_all(key: str, path: str, dialect: Dialect) -> list[str]:
     """Return names for a file whose rows begin with a cell that has none, as R writes the names of rows."""
     frame = _parsed(key, path, dialect, {"index_col": None})
-    if frame.index.nlevels == 1:
+    first = str(frame.columns[0])
+    if frame.index.nlevels == 1 and not first.startswith("#"):
         return [_ROW_NAMES, *frame.columns]
-    told = f": add {words}" if (words := advice(path, dialect)) else ""
+    words = advice(path, dialect)
+    told = f": add {words}" if words else "; data.header=N says that N lines stand above the names"
     cells, count = len(frame.columns) + frame.index.nlevels, len(frame.columns)
     raise ValueError(f"`{key}`: {path} has {cells} cells in a row, but {count} name{'s' * (count != 1)}{told}")
 
