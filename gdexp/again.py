@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gdexp.config import compose, direction, modules, text, trust
+from gdexp.config import compose, direction, modules, text, trust, variables
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -46,16 +46,24 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
     source = _with_old_behaviour(source, run.tags)
     for key, value in _raised(run, overrides if changeable else []):
         source = compose.with_value(source, key.split("."), value)
+    of_environment = variables.names(run.tags.get(variables.TAG))
     for override in overrides:
         key = override.get_key_element()
-        if not key.startswith("tracking") and not (changeable and key in _LATER):
+        if key in of_environment:  # it is as it was, or refused
+            source = compose.with_value(source, key.split("."), override.value())
+        elif not key.startswith("tracking") and not (changeable and key in _LATER):
             raise Refusal(f"`{key}` can't be changed: the run would have other numbers")
     if "***" in str(source):
         raise Refusal(f"run {run.run_id}: its config holds a value that was left out of the record (***)")
     source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
     with modules.local_modules():
         trust.check_trusted(source)
-        config = check(text.with_environment(source))
+        plain = text.with_environment(source)
+        try:
+            variables.check(run.tags.get(variables.TAG), plain, source)
+        except Refusal as changed:
+            raise Refusal(f"run {run.run_id}: {changed}") from changed
+        config = check(plain)
         check_targets(config)
     options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
     return run, compose.Job(config, source, options, run.name, None)

@@ -244,10 +244,10 @@ def described(
     start: "Start | None" = None,
 ) -> Any:
     """Return the descriptions of runs as they begin, and the data node as it is recorded."""
-    from gdexp.config import direction, secrets, written
+    from gdexp.config import direction, secrets, variables, written
     from gdexp.config.check import filled
     from gdexp.tracking import Description
-    from gdexp.tracking.provenance import job_keys
+    from gdexp.tracking.provenance import environment_key, job_keys
 
     keys: Sequence[str | None] = [None] * len(jobs)
     if data is not None and jobs[0].sweep:
@@ -255,6 +255,9 @@ def described(
     masked = secrets.without_secrets(written.recorded(configs[0]), jobs[0].source)
     shown = [masked, *(written.with_changes(masked, configs[0], config) for config in configs[1:])]
     tags = provenance.tags() | {"gdexp.trained_as": how} | direction.record(configs[0])
+    if from_environment := variables.values(written.recorded(configs[0]), jobs[0].source):
+        salt = environment_key(configs[0]["tracking"], jobs[0].sweep)
+        tags |= {variables.TAG: variables.tag(from_environment, salt)}
     tags |= {"gdexp.data": data.about} if data and data.about else {}
     tags |= {"gdexp.start_weights": start.sha256, "gdexp.start": start.about} if start else {}
     texts = provenance.texts(configs[0])

@@ -141,3 +141,47 @@ def test_current_directory_is_no_secret(stocked, monkeypatch):
     [run] = gdexp.runs().run_id
     traceback = next(stocked.glob(f"mlruns/*/{run}/artifacts/*traceback*")).read_text()
     assert str(stocked / "own.py") in traceback
+
+
+ENVIRONMENT = ["data=table", "data.path=${oc.env:MY_FOLDER}/a.csv", "data.target=y", "trainer.epochs=3"]
+ENVIRONMENT += ["optimizer.lr=1e-4"]
+
+
+@pytest.fixture
+def from_environment(stocked, monkeypatch):
+    """Two folders with data of the same bytes, and a run with those of the first."""
+    for name in ("one", "other"):
+        (stocked / name).mkdir()
+        (stocked / name / "a.csv").write_text("a,y\n" + "".join(f"{i},{i}.5\n" for i in range(20)))
+    monkeypatch.setenv("MY_FOLDER", "one")
+    return gdexp.launch(ENVIRONMENT).run_id[0]
+
+
+@pytest.mark.slow
+def test_changed_value_of_the_environment_is_refused_by_name(from_environment, gdexp_run, stocked, monkeypatch):
+    run_id = from_environment
+    assert gdexp_run(run_id, "--verify", module="gdexp.rerun").returncode == 0
+    monkeypatch.setenv("MY_FOLDER", "other")
+    for module in ("gdexp.rerun", "gdexp.resume"):
+        words = ["trainer.epochs=6"] if module == "gdexp.resume" else []
+        done = gdexp_run(run_id, *words, module=module)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "`data.path`" in done.stderr and "MY_FOLDER" in done.stderr and "data.path=…" in done.stderr
+    assert gdexp_run(run_id, "data.path=one/a.csv", "--verify", module="gdexp.rerun").returncode == 0
+    assert "isn't what it was" in gdexp_run(run_id, "data.path=other/a.csv", module="gdexp.rerun").stderr
+    monkeypatch.setenv("MY_FOLDER", "one")
+    assert gdexp_run(run_id, "trainer.epochs=6", module="gdexp.resume").returncode == 0
+
+
+def test_values_of_the_environment_are_settings_that_nobody_can_read(from_environment, stocked, monkeypatch, capsys):
+    from gdexp.compare import main
+
+    gdexp.launch([*ENVIRONMENT, "seed=1"])
+    monkeypatch.setenv("MY_FOLDER", "other")
+    gdexp.launch(ENVIRONMENT)
+    monkeypatch.setattr("sys.argv", ["compare", "gdexp"])
+    main()
+    shown = re.findall(r"\$\{oc\.env:MY_FOLDER\}/a\.csv' #([0-9a-f]{6})", capsys.readouterr().out)
+    assert len(set(shown)) == 2
+    text = "".join(path.read_text() for path in stocked.glob("mlruns/*/*/artifacts/*.*s*n"))
+    assert "other" not in text and "one/a.csv" not in text

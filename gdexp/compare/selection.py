@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gdexp.config import direction
+from gdexp.config import direction, variables
 from gdexp.config.refusal import Refusal, nearest
 from gdexp.tracking import view
 from gdexp.tracking.reader import Reader, Row, Which
@@ -92,7 +92,8 @@ def select(
     if not kept:
         others = f"; {foreign} there are not gdexp's" if foreign else ""
         raise Refusal(f"{title}: no runs to compare{others}")
-    rows = [row for _, row in kept]
+    rows = _told_apart([row for _, row in kept])
+    kept = [(i, row) for (i, _), row in zip(kept, rows, strict=True)]
     metric, at = _objective(rows, summary, objective)
     values = {row.run_id: row.metrics[metric] for row in rows if metric in row.metrics}
     mode = mode or _mode(metric, rows, summary) or default
@@ -140,6 +141,26 @@ def _which(reader: Reader, what: list[str]) -> tuple[str, Which, str]:
 
 def _sweep(sweep: str) -> tuple[str, Which, str]:
     return f"sweep {sweep}", Which(sweep=sweep), view.of_sweep(sweep)
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose params tell apart what came from the environment, where that isn't the same in all."""
+    read = []
+    for row in rows:
+        try:
+            read.append(variables.read(row.tags.get(variables.TAG)))
+        except (ValueError, RecursionError):
+            read.append(("", {}))
+    if len({key for key, digests in read if digests}) != 1:  # without a common key they can't be told apart
+        return list(rows)
+    names = dict.fromkeys(name for _, digests in read for name in digests)
+    varied = [name for name in names if len({digests.get(name) for _, digests in read}) > 1]
+    found = []
+    for row, (_, digests) in zip(rows, read, strict=True):
+        own = {name.partition("[")[0]: digests[name] for name in varied if name in digests}
+        marked = {key: f"{row.params[key]} #{digest[:6]}" for key, digest in own.items() if key in row.params}
+        found.append(row._replace(params=row.params | marked) if marked else row)
+    return found
 
 
 def _also(rows: Sequence[Row]) -> list[str]:

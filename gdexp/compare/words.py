@@ -10,6 +10,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.config.trust import may_be_imported
 
 _KEY = re.compile(r"[^\w.:/-]")  # what no key of ours has
+_MARKED = re.compile(r"\$\{oc\.env:.* #[0-9a-f]{6}$")
 _SIZES = ("in_features", "out_features")  # filled in by the data
 
 
@@ -58,7 +59,7 @@ def _words(params: Mapping[str, str]) -> list[str] | None:
             continue
         if key.rpartition(".")[2] in _SIZES and defaults.get(key) == "null":
             continue
-        if value == "***":  # a secret, which isn't recorded
+        if value == "***" or _MARKED.search(value):  # isn't recorded, or is another one's of the environment
             return None
         if key.partition(".")[0] not in (*GROUPS, "seed", "metrics") or _KEY.search(key):
             return None  # no key of ours, such as one that sets something of Hydra's

@@ -102,6 +102,16 @@ def word(typed: str) -> str:
     return f"{key}={HIDDEN}" if equals and is_secret(key.lstrip("+-~")) else hide(typed)
 
 
+def is_from_environment(source: Any, root: Mapping[str, Any], depth: int = 0) -> bool:
+    """Say whether a value was made of one from the environment, maybe by way of other keys."""
+    if not isinstance(source, str) or "${" not in source:
+        return False
+    if "oc.env" in source:
+        return True
+    paths = re.findall(r"\$\{\.*([\w.\[\]-]+)\}", source)
+    return depth < 8 and any(is_from_environment(_at(root, path), root, depth + 1) for path in paths)
+
+
 def _pair(found: re.Match[str]) -> str:
     plain = found[3].strip("'\"")
     if not is_secret(found[1]):  # but it may hold pairs of its own
@@ -121,7 +131,7 @@ def _masked(key: str, value: Any, source: Any, root: Mapping[str, Any], hidden: 
         return [_masked(key, v, own, root, hidden) for v, own in zip(value, each, strict=True)]
     if value is None or isinstance(value, bool) or key == "_target_":
         return value
-    if _is_from_environment(source, root):
+    if is_from_environment(source, root):
         if isinstance(value, (int, float)) and not hidden:
             return value
         return source if _is_plain_interpolation(source) else HIDDEN
@@ -139,16 +149,6 @@ def hide_address(value: str) -> str:
 
 def _is_plain_interpolation(source: Any) -> bool:
     return isinstance(source, str) and "${" not in source.replace("${oc.env:", "")
-
-
-def _is_from_environment(source: Any, root: Mapping[str, Any], depth: int = 0) -> bool:
-    """Say whether a value was made of one from the environment, maybe by way of other keys."""
-    if not isinstance(source, str) or "${" not in source:
-        return False
-    if "oc.env" in source:
-        return True
-    paths = re.findall(r"\$\{\.*([\w.\[\]-]+)\}", source)
-    return depth < 8 and any(_is_from_environment(_at(root, path), root, depth + 1) for path in paths)
 
 
 def _at(root: Mapping[str, Any], path: str) -> Any:

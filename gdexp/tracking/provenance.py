@@ -7,17 +7,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, suppress
 from getpass import getuser
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import gdexp
-from gdexp.config import secrets
+from gdexp.config import secrets, variables
 from gdexp.config.written import recorded
 from gdexp.lines import say
 from gdexp.tracking import code
-from gdexp.tracking.store import mlflow_version
+from gdexp.tracking.store import database, mlflow_version, opened, store_uri
 
 _GIT_SECONDS = 2.0
 _DIFF_BYTES = 1_000_000
@@ -105,6 +106,23 @@ def job_keys(configs: Sequence[Mapping[str, Any]], data: str) -> list[str]:
         token = os.urandom(16).hex()  # like no other job's
     shared = json.dumps([data, gdexp.__version__, str(torch.__version__), *reached.texts.items(), token])
     return [sha256(f"{shared}\n{_numbers_of(config)}".encode()).hexdigest() for config in configs]
+
+
+def environment_key(config: Mapping[str, Any], sweep: str | None) -> str:
+    """Return what digests of values from the environment are keyed by: what other runs of the store have, else new.
+
+    Args:
+        config: the `tracking` node.
+        sweep: that the run belongs to, whose runs may be begun by several processes.
+    """
+    db = database(store_uri(config["uri"])) if config["writer"] == "auto" else None
+    tables = opened(db) if db is not None and db.is_file() else None
+    if tables is not None:
+        with closing(tables):
+            rows = tables.select("SELECT value FROM tags WHERE key=? ORDER BY run_uuid LIMIT 1", variables.TAG)
+        with suppress(ValueError, RecursionError):
+            return variables.read(str(rows[0][0]) if rows else "")[0]
+    return sha256(f"gdexp {sweep}".encode()).hexdigest()[:32] if sweep else os.urandom(16).hex()
 
 
 @functools.cache
