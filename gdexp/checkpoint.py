@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ class Checkpoints:
                 os.fsync(file.fileno())
             draft.replace(self._folder / f"step-{name}")
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # it isn't there any more, or nothing can be changed there now
+                draft.unlink()
         if best:
             kept = self._folder / f"best-{name}"
             kept.unlink(missing_ok=True)

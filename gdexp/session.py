@@ -100,11 +100,11 @@ class Session:
                     measured = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
                         self._note(epoch)
-                        if epoch.last:
-                            self._ended = epoch
-                            ends[epoch.run] = self._finish(epoch, measured.get(epoch.run, {}))
-                    progress.epochs(epochs, parts.config["trainer"]["epochs"])
+                        self._ended = epoch if epoch.last else self._ended
                     self._keeper.after_epoch(epochs[0])
+                    for epoch in (epoch for epoch in epochs if epoch.last):
+                        ends[epoch.run] = self._finish(epoch, measured.get(epoch.run, {}))
+                    progress.epochs(epochs, parts.config["trainer"]["epochs"])
                     if len(ends) < len(parts.runs):
                         stop.obey()
         return [ends[run] for run in sorted(ends)]
@@ -367,7 +367,9 @@ class _Keeper:
         wanted = self._every is not None and epoch.epoch % self._every == 0 and not self._files.busy
         if wanted or stop.requested is not None or (epoch.last and (self._keeps or self._every is not None)):
             self._keep()
-        if self._files is not None:
+        if self._files is not None and epoch.last:
+            self._files.close()  # so that it is there, whole, before the run says that it has ended
+        elif self._files is not None:
             self._state.begin_epoch()
 
     def _keep(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
 from gdexp.terminal import say
-from gdexp.tracking import endings, kept, places, spools, store
+from gdexp.tracking import begins, endings, kept, places, spools, store
 from gdexp.tracking.places import serialised
 from gdexp.tracking.sqlite import KNOWN, SYNCED, DeletedExperiment, Tables, revision
 
@@ -74,6 +74,7 @@ def check(db: Path) -> list[str]:
     with closing(Tables(db)) as open_store:
         if store.follow_move(open_store):
             lines.append("the store was moved: the paths of its artifacts are put right")
+        lines += [f"{run_id}, a run that was never begun, is removed" for run_id in begins.clear(open_store)]
         for run_id, name in endings.close_dead(open_store):
             lines.append(f"run {name} ({run_id}) is closed as KILLED: its process is gone")
         lines += kept.take_in(open_store) + spools.take_in(open_store)

@@ -327,3 +327,30 @@ def test_git_that_hangs_is_left(stocked, monkeypatch):
     monkeypatch.setenv("PATH", f"{stocked}/bin:{os.environ['PATH']}")
     assert list(gdexp.launch(["trainer.epochs=2"]).status) == ["FINISHED"]
     (stocked / "over").touch()
+
+
+KILLED = (
+    "import os, gdexp; from gdexp.tracking.sqlite import Tables;"
+    "Tables.add_run = lambda *arguments: os.kill(os.getpid(), 9); gdexp.launch(['trainer.epochs=1'])"
+)
+
+
+def test_run_that_was_killed_before_its_row_leaves_no_folder(stocked):
+    """Its folder is whole by then, so only what the store says tells it from another's."""
+    ours = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    assert subprocess.run([sys.executable, "-c", KILLED], env=ours).returncode == -9
+    [folder] = stocked.glob("mlruns/gdexp/*")
+    assert (folder / "artifacts/config.yaml").exists() and rows(stocked) == []
+    others = stocked / "mlruns/gdexp" / ("a" * 32) / "artifacts"  # of another store beside this one
+    others.mkdir(parents=True)
+    gdexp.launch(["trainer.epochs=1"])
+    assert not folder.exists() and others.is_dir() and [status for _, status in rows(stocked)] == ["FINISHED"]
+
+
+def test_last_checkpoint_is_there_before_the_run_says_that_it_has_ended(stocked, monkeypatch):
+    from gdexp.checkpoint import Checkpoints
+
+    seen, write = [], Checkpoints._write
+    monkeypatch.setattr(Checkpoints, "_write", lambda *a: (seen.extend(rows(stocked)), write(*a)))
+    gdexp.launch(["trainer.epochs=4", "trainer.checkpoint_every=2"])
+    assert {status for _, status in seen} == {"RUNNING"}

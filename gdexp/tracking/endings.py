@@ -47,9 +47,8 @@ def _clear(tables: Tables, run_id: str) -> None:
         folder = places.folder(tables.path, uri, run_id)
     except Refusal:  # it is none of this store's
         return
-    for path in places.files(folder) if folder is not None else ():
-        if path.name.startswith(".") and path.name.endswith(".part"):
-            path.unlink(missing_ok=True)
+    if folder is not None:
+        places.clear(folder)
 
 
 def is_run_alive(tables: Tables, run_id: str) -> bool:

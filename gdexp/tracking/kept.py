@@ -7,7 +7,7 @@ or in the user's cache where nothing can be written there.
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from gdexp.tracking import places, transfer
@@ -37,7 +37,8 @@ def keep(store: Path, name: str, fill: Callable[[Tables], object]) -> Path | Non
             continue
         finally:
             for left in (draft, draft.with_name(f"{draft.name}-journal")):
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink()
     return None
 
 

@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -84,6 +84,14 @@ def files(place: Path) -> Iterator[Path]:
     for top, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not (Path(top) / name).is_symlink())
         yield from (path for name in sorted(names) if is_file(path := Path(top) / name))
+
+
+def clear(place: Path) -> None:
+    """Remove what a process that is gone was about to write into a folder of artifacts."""
+    for path in files(place):
+        if path.name.startswith(".") and path.name.endswith(".part"):
+            with suppress(OSError):
+                path.unlink()
 
 
 def is_file(path: Path) -> bool:

@@ -19,7 +19,7 @@ from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
 from gdexp.lines import warn
-from gdexp.tracking import endings, kept, places
+from gdexp.tracking import begins, endings, kept, places
 from gdexp.tracking.address import of_file
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import PAUSED, SYNCED, Number, Run, Tables
@@ -71,7 +71,7 @@ class Recorder:
         self._closing = threading.Event()
         self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
         self._whole = Whole(begun)
-        self._goes_on = again is not None
+        self._where = ""  # URI of the experiment's artifacts; of a run that goes on nothing is made
         self._before: tuple[str, int] | None = None  # how the run had ended that goes on
         self.folders: Sequence[Path] = []
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
@@ -156,6 +156,8 @@ class Recorder:
             places = [local_path(uri) for uri in uris]
             if places[0] is None:
                 raise ArtifactsElsewhere(f"{where}/")
+            begins.note(self._tables, self._ids, where)
+        self._where = where
         self.folders = [place for place in places if place is not None]
         self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
         shared: dict[tuple[str, str], Path] = {}
@@ -169,19 +171,23 @@ class Recorder:
                 self._tables.add_params(run_id, run.params)
             if begun[0].data is not None:
                 self._tables.add_dataset(self._ids, experiment, begun[0].data)
+            begins.forget(self._tables, self._ids)
 
     def _take_back(self) -> None:
         """Leave the store as it was before the runs were begun, as far as it can be written."""
         with suppress(sqlite3.Error), self._tables.transaction():
-            for run_id in self._ids:
-                if self._before is not None:
-                    self._tables.end(run_id, *self._before)
-                elif not self._goes_on:
+            if self._before is not None:
+                self._tables.end(self._ids[0], *self._before)
+            if self._where:
+                for run_id in self._ids:
                     self._tables.remove_run(run_id)
+                begins.note(self._tables, self._ids, self._where)
+        for folder in self.folders if self._where else ():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+        if self._where and not any(folder.parent.exists() for folder in self.folders):
+            with suppress(sqlite3.Error), self._tables.transaction():
+                begins.forget(self._tables, self._ids)
         self._tables.close()
-        if not self._goes_on:
-            for folder in self.folders:
-                shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _begin_again(self, tags: Mapping[str, str]) -> None:
         """Take up a run that was cut off; what is recorded of it stays."""
@@ -402,4 +408,5 @@ def _write(path: Path, content: "str | Mapping[str, Tensor]") -> None:
         draft.write_bytes(content_of(content))
         draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it isn't there any more, or nothing can be changed there now
+            draft.unlink()

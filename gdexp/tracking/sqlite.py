@@ -158,6 +158,13 @@ class Tables:
         """Run one statement."""
         self._connection.execute(sql, values)
 
+    def revision(self) -> str | None:
+        """Return the schema revision, None where this is no store of MLflow's."""
+        if not self.select("SELECT 1 FROM sqlite_master WHERE name='alembic_version'"):
+            return None
+        rows = self.select("SELECT version_num FROM alembic_version")
+        return rows[0][0] if len(rows) == 1 else None
+
     def experiment(self, name: str, location: str) -> tuple[int, str]:
         """Return id and artifact location of an experiment, made if there is none of that name.
 

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import endings, kept, spools
+from gdexp.tracking import begins, endings, kept, spools
 from gdexp.tracking.address import database as database
 from gdexp.tracking.address import of_file as of_file
 from gdexp.tracking.address import store_uri as store_uri
@@ -36,12 +36,27 @@ def opened(db: Path) -> Tables | None:
         Refusal: the place can't be written, or the file there is no database.
     """
     ensure(db)
-    if not is_known(db):
+    if os.environ.get("GDEXP_PLAIN") == "1":
         return None
-    tables = Tables(db)
+    try:
+        with ExitStack() as stack:
+            tables = stack.enter_context(closing(Tables(db)))
+            if tables.revision() not in KNOWN:
+                return None
+            _heal(tables)
+            stack.pop_all()
+            return tables
+    except sqlite3.Error as error:  # else MLflow's client would be asked, which can't do better
+        raise Refusal(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
+
+
+def _heal(tables: Tables) -> None:
+    """Bring a store up to date; a line for each run that was closed or taken in."""
+    db = tables.path
     follow_move(tables)
     if is_shared(db) and tables.select("SELECT 1 FROM runs WHERE status='RUNNING'"):
         warn(f"{db} lies on a network file system and others write to it; an mlflow server is safer")
+    begins.clear(tables)
     closed = endings.close_dead(tables)
     for run_id, name in closed[:_SHOWN]:
         which = printable(f"{name} ({run_id})")
@@ -50,7 +65,6 @@ def opened(db: Path) -> Tables | None:
         warn(f"so are {len(closed) - _SHOWN} more")
     for line in kept.take_in(tables) + spools.take_in(tables):
         warn(f"{line}")
-    return tables
 
 
 def is_known(db: Path) -> bool:

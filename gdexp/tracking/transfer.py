@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings, places
+from gdexp.tracking import begins, endings, places
 from gdexp.tracking.places import artifact_location
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
 
@@ -217,12 +217,14 @@ def merge(source: Tables, target: Tables, run_id: str, files: Path | None = None
         return False
     with target.transaction():
         _, location = target.experiment(experiment, artifact_location(target.path, experiment))
+        begins.note(target, [run_id], location)
     new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
     old, new = files or places.folder(source.path, uri, run_id), places.local_path(new_uri)
     if old is not None and new is not None and old != new:
         _copy_tree(old, new)
     with target.transaction():  # the row comes last, so that it says that all is there
         copy_rows(source, target, run_id, new_uri)
+        begins.forget(target, [run_id])
     return True
 
 
