@@ -10,6 +10,7 @@ from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
     from gdexp.build import Parts
+    from gdexp.build.shared import Shared
     from gdexp.build.start import Start
     from gdexp.config.compose import Job
     from gdexp.data.identity import Identity
@@ -78,14 +79,16 @@ def _programs(
     """Yield those jobs that one program can train, with their parts, and without parts those that aren't ours."""
     from gdexp.build import build, rows
     from gdexp.build.apart import Apart, Few
+    from gdexp.build.shared import of_config
     from gdexp.build.together import chunks
     from gdexp.config.check import filled
     from gdexp.trial import train_as_one
 
     configs = [filled(job.config) for job in jobs]
+    if configs[0]["sweep"]["stack"] == "never":
+        return
+    shared = of_config(configs[0])
     try:
-        if configs[0]["sweep"]["stack"] == "never":
-            return
         loaded = rows.load(configs[0]["data"], jobs[0].options)
         first = build(configs[0], jobs[0].options, loaded)
         begin = 0
@@ -98,7 +101,7 @@ def _programs(
             if len(members) > 1:
                 own_configs = [config for config, own in zip(configs[some], ours, strict=True) if own]
                 first = first if own_configs[0] is configs[0] else build(own_configs[0], jobs[0].options, loaded)
-                yield members, train_as_one(first, own_configs, jobs[0].options, loaded)
+                yield members, train_as_one(first, own_configs, jobs[0].options, loaded, shared)
             begin += size
     except Few:
         return
@@ -106,6 +109,21 @@ def _programs(
         progress.note(f"{len(jobs)} runs are trained one by one: {reason}")
     except Exception:  # a refusal, or an error in the user's own code: each run says so for itself
         return
+    finally:
+        _put_back(shared, progress)
+
+
+def _put_back(shared: "Shared", progress: "SweepProgress | None") -> None:
+    """Let the next run begin with what the user's files say, as in a process of its own."""
+    from gdexp.config import modules
+
+    there = all(map(modules.imported, shared.roots))
+    if progress is None and not there:
+        return  # of a single run; what the host imported itself is the host's
+    if lost := shared.put_back():
+        modules.forget()
+        if not there and progress is not None:
+            progress.note_once(f"{lost} can't be put back: the next run begins with it as the last one left it")
 
 
 def _without(jobs: Sequence["Job"], members: Sequence["Job"]) -> list["Job"]:
@@ -124,12 +142,14 @@ def _execute_one(
     job: "Job", provenance: "Provenance", progress: "SweepProgress | None", claims: "Claims | None"
 ) -> Iterator[Ended]:
     from gdexp.build import build
-    from gdexp.build.attributes import Globals
+    from gdexp.build.shared import of_config
     from gdexp.config.check import check, check_targets, filled
 
     config = check(job.config)
+    shared = None
     try:
         check_targets(config)
+        shared = of_config(config)
         parts = build(config, job.options)
     except Refusal as refusal:
         if progress is None:
@@ -139,9 +159,10 @@ def _execute_one(
         yield job, _failed(job, config, error, provenance)
     else:
         if all(_claimed([filled(job.config)], parts.identity.sha256, claims)):
-            shared = Globals([parts.model, parts.loss] if progress is not None else [])
             yield from _train([job], parts, provenance, progress)
-            shared.put_back()  # the next run of a sweep begins as it does alone
+    finally:
+        if shared is not None:
+            _put_back(shared, progress)
 
 
 def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "Provenance") -> Result:

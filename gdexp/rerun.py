@@ -73,11 +73,13 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     from gdexp import tracking
     from gdexp.build import build, rows
     from gdexp.build.apart import Apart
+    from gdexp.build.shared import of_config
     from gdexp.execute import described
     from gdexp.session import Session
     from gdexp.terminal import report
     from gdexp.trial import train_as_one
 
+    shared = of_config(job.config)
     loaded = rows.load(job.config["data"], job.options)
     parts = build(job.config, job.options, loaded)
     check_start(run, parts.start and parts.start.sha256)
@@ -85,10 +87,12 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     if stacked:
         try:
             runs_then = min(max(int(stacked[1]), 2), _LARGEST_STACK)
-            parts = train_as_one(parts, [job.config] * runs_then, job.options, loaded)
+            parts = train_as_one(parts, [job.config] * runs_then, job.options, loaded, shared)
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")
+            shared.put_back()
+            parts = build(job.config, job.options, loaded)
     runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment}

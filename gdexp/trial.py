@@ -15,8 +15,9 @@ from torch import Tensor
 
 from gdexp.build import Loaded, Parts, build, rows
 from gdexp.build.apart import Apart
-from gdexp.build.attributes import Globals, Image, replaced, tensors
+from gdexp.build.attributes import Image, replaced, tensors
 from gdexp.build.objects import Objects
+from gdexp.build.shared import Shared
 from gdexp.build.state import random_state, roots, set_random_state
 from gdexp.build.together import build_together, line
 from gdexp.build.trained import Trained
@@ -35,7 +36,7 @@ Options = Mapping[str, str | None]
 Config = dict[str, Any]
 
 
-def train_as_one(first: Parts, configs: Sequence[Config], options: Options, loaded: Loaded) -> Parts:
+def train_as_one(first: Parts, configs: Sequence[Config], options: Options, loaded: Loaded, shared: Shared) -> Parts:
     """Make the parts of runs that train as one.
 
     Args:
@@ -43,18 +44,18 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
         configs: checked and resolved.
         options: the option chosen in each group, for messages.
         loaded: what `rows.load` gave for them.
+        shared: what all runs share, as it was before their parts were made.
 
     Raises:
         Apart: one program would give something else, or some of the runs fail.
     """
-    shared, kept = Globals([first.model, first.loss]), random_state()
+    kept = random_state()
     with torch_set_up(first):
         try:
             unused = _tried([configs[place] for place in _sample(configs)], options, loaded)
         finally:
             set_random_state(kept)
-            if name := shared.put_back():  # the reason behind any other
-                raise Apart(f"{name} changes while a model trains, and all runs would share it")
+            _check_shared(shared)  # the reason behind any other
         parts = build_together(first, configs, options, unused)
         set_random_state(kept)
     assert isinstance(parts.learner, Stack)
@@ -62,6 +63,11 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
     steps = {_STEPS * factor for factor in _CHECKED} | {last or 0}
     parts.learner.witness = Again(lambda run: build(configs[run], options, loaded).learner, steps)
     return parts
+
+
+def _check_shared(shared: Shared) -> None:
+    if name := shared.changed():
+        raise Apart(f"{name} changes while a model trains, and all runs would share it")
 
 
 def _sample(configs: Sequence[Config]) -> list[int]:

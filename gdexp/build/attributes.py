@@ -4,12 +4,8 @@ A stack trains on the parameters and buffers of all its models, but it calls one
 else a forward pass reads must be the same in all of them, and must stay as it is.
 """
 
-import copy
-import math
 import random
 import re
-import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,10 +16,8 @@ from torch import Tensor, nn
 
 _OF_MODULES = frozenset(vars(nn.Module()))  # the names that every module has
 _STATE = ("_parameters", "_buffers", "_modules")
-_LARGEST = 10_000  # plain values in a global that is kept: beyond, it holds data rather than a state
 _DEEPEST = 8  # levels of objects in objects that are looked at
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 def differing(models: Sequence[nn.Module]) -> str:
@@ -68,35 +62,6 @@ class Image:
             if not _same(mine, its):
                 return name
         return ""
-
-
-class Globals:
-    """The plain values in the user's own files that define these objects, which all runs of a process share."""
-
-    def __init__(self, objects: Sequence[Any]) -> None:
-        self._spaces: list[tuple[str, Any, dict[str, Any]]] = []
-        modules = {m for o in objects for m in _files_of(o)}
-        for name in sorted(modules):
-            module = sys.modules[name]
-            classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == name]
-            spaces: list[Any] = [module, *classes]
-            for space in spaces:
-                values = {k: v for k, v in vars(space).items() if _is_plain(k, v)}
-                self._spaces.append((space.__name__, space, copy.deepcopy(values)))
-
-    def put_back(self) -> str:
-        """Give them the values that they had; return the name of one that had changed, nothing if none had."""
-        changed = ""
-        for name, space, values in self._spaces:
-            now = {k: v for k, v in vars(space).items() if _is_plain(k, v)}
-            for key in [k for k in now if k not in values]:
-                delattr(space, key)
-                changed = f"{name}.{key}"
-            for key, value in values.items():
-                if key not in now or not _same(_image(now[key]), _image(value)):
-                    _set_back(space, key, value)
-                    changed = f"{name}.{key}"
-        return changed
 
 
 def replaced(module: nn.Module, before: Mapping[str, Tensor]) -> str:
@@ -179,42 +144,3 @@ def _is_empty(cell: types.CellType) -> bool:
         return cell.cell_contents is _MISSING
     except ValueError:
         return True
-
-
-def _files_of(thing: Any) -> Iterator[str]:
-    """Yield the names of the modules that define an object and its parts, and that aren't installed."""
-    parts = list(thing.modules()) if isinstance(thing, nn.Module) else [thing]
-    for part in parts:
-        name = part.__module__ if isinstance(part, types.FunctionType) else type(part).__module__
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not name.startswith("gdexp.") and not file.startswith(_INSTALLED):
-            yield name
-
-
-def _is_plain(name: str, value: Any) -> bool:
-    return not name.startswith("__") and _count(value) <= _LARGEST
-
-
-def _count(value: Any) -> float:
-    """Return how many plain values there are in a value, without end if some aren't plain."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return 1
-    if isinstance(value, np.ndarray):
-        return value.size if value.dtype != object else math.inf
-    if not isinstance(value, (list, tuple, set, dict)) or len(value) > _LARGEST:
-        return math.inf
-    return 1 + sum(map(_count, value.values() if isinstance(value, dict) else value))
-
-
-def _set_back(space: Any, name: str, value: Any) -> None:
-    """Put a value back, in place where others may hold the object too."""
-    now = vars(space).get(name)
-    if isinstance(now, list) and isinstance(value, list):
-        now[:] = value
-    elif isinstance(now, (dict, set)) and type(now) is type(value):
-        now.clear()
-        now.update(value)
-    elif isinstance(now, np.ndarray) and isinstance(value, np.ndarray) and now.shape == value.shape:
-        now[...] = value
-    else:
-        setattr(space, name, value)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import io
-import sys
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdexp.build.attributes import Globals
+from gdexp.build.shared import Shared
 from gdexp.data.generators import put_back
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, Counter, defaultdict)
@@ -31,8 +30,11 @@ def untouched(*parts: Any) -> Iterator[None]:
     Args:
         parts: modules and functions that are tried.
     """
-    kept = [_kept(namespace) for part in parts for namespace in _namespaces(part)]
-    kept.append(Globals(parts).put_back)  # what classes hold, too
+    pieces = [piece for part in parts for piece in _pieces(part)]
+    homes = {home for piece in pieces if not _is_known(home := _home(piece))}
+    kept: list[Callable[[], object]] = [Shared(homes).put_back]
+    if homes or any(map(_is_hooked, pieces)):
+        kept += [_kept(vars(piece)) for piece in pieces if hasattr(piece, "__dict__")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them cost a few rows more than they bring
     try:
@@ -44,15 +46,11 @@ def untouched(*parts: Any) -> Iterator[None]:
             restore()
 
 
-def _namespaces(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield the dicts that hold the state of a part; what is torch's or ours has none that a copy shares."""
+def _pieces(part: Any) -> list[Any]:
+    """Return what a part is made of, whose attributes may hold state that a copy shares."""
     while isinstance(part, functools.partial):
         part = part.func
-    pieces = list(part.modules()) if isinstance(part, nn.Module) else [part]
-    homes = {_home(piece) for piece in pieces if not _is_known(_home(piece))}
-    if homes or any(map(_is_hooked, pieces)):
-        yield from (vars(piece) for piece in pieces if hasattr(piece, "__dict__"))
-    yield from (vars(sys.modules[home]) for home in homes if home in sys.modules)
+    return list(part.modules()) if isinstance(part, nn.Module) else [part]
 
 
 def _home(piece: Any) -> str:

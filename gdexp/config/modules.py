@@ -78,11 +78,16 @@ def forget_changed() -> None:
     here = Path.cwd(), folders.studies_dir()
     moved = any(not any(own.file.is_relative_to(folder) for folder in here) for own in _imported.values())
     if changed or moved:
-        for name in _imported:
-            if imported(name) or getattr(sys.modules.get(name), "__file__", None) is None:
-                sys.modules.pop(name, None)
-        _imported.clear()
-        importlib.invalidate_caches()
+        forget()
+
+
+def forget() -> None:
+    """Let all local modules be imported anew."""
+    for name in _imported:
+        if imported(name) or getattr(sys.modules.get(name), "__file__", None) is None:
+            sys.modules.pop(name, None)
+    _imported.clear()
+    importlib.invalidate_caches()
 
 
 class _Finder:
