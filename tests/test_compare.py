@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -388,3 +389,41 @@ def test_secrets_of_a_command_line_are_not_in_the_summary(stocked, gdexp_run):
 
 def test_numbers_of_the_table_are_read_as_numbers():
     assert settings.number("0.01") == 0.01 and settings.number("null") is None and settings.number("nan") is None
+
+
+def test_folds_are_repetitions_of_a_setting_as_seeds_are(stocked, capsys):
+    words = ["data=iris", "loss=cross_entropy", "data.split=stratified", "data.folds=3", "trainer.epochs=3"]
+    axes = ["data.fold=0,1,2", "seed=0,1", "optimizer.lr=0.01,0.1"]
+    runs = gdexp.launch([*words, *axes], multirun=True)
+    found = compared(capsys)
+    means = runs.groupby("optimizer.lr").val_loss.mean()
+    assert {row["optimizer.lr"]: row["n"] for row in found["settings"]} == {"0.01": 6, "0.1": 6}
+    for row in found["settings"]:
+        assert row["mean"] == pytest.approx(means[float(row["optimizer.lr"])], rel=1e-12)
+    pairs = runs.pivot(index=["seed", "data.fold"], columns="optimizer.lr", values="val_loss")
+    assert found["verdict"]["p"] == pytest.approx(stats.ttest_rel(pairs[0.01], pairs[0.1]).pvalue, rel=1e-6)
+    assert "over 6 common repetitions" in found["verdict"]["text"]
+    assert {"seed=2,3", "data.fold=0,1,2"} <= {*found["confirm"].split()}
+
+
+def test_a_fold_is_no_seed_in_what_is_said(stocked, capsys):
+    words = ["data=iris", "loss=cross_entropy", "data.folds=3", "trainer.epochs=3"]
+    gdexp.launch([*words, "data.fold=0,1,2", "optimizer.lr=0.01,0.1"], multirun=True)
+    assert "paired t test over 3 common folds" in compared(capsys)["verdict"]["text"]
+
+
+def test_the_line_that_confirms_keeps_the_objective(stocked, capsys):
+    Path("mine.py").write_text("def spread(output, target):\n    return output.std()\n")
+    words = ["data=iris", "loss=cross_entropy", "trainer.epochs=3", "optimizer.lr=0.01,0.1", "seed=0,1"]
+    asked = ["sweep.objective=val_spread", "sweep.objective_mode=max", "sweep.objective_at=best"]
+    gdexp.launch([*words, "metrics=[mine.spread]", *asked], multirun=True)
+    assert {*asked, "metrics=[mine.spread]"} <= {*shlex.split(compared(capsys)["confirm"])}
+    gdexp.launch(words, multirun=True)
+    assert "sweep." not in compared(capsys)["confirm"]
+    assert "sweep.objective=val_accuracy" in compared(capsys, "--objective", "val_accuracy")["confirm"].split()
+
+
+def compared(capsys, *words):
+    capsys.readouterr()
+    gdexp.compare.main([*words, "--json", "-"])
+    return json.loads(capsys.readouterr().out)

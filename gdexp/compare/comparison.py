@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gdexp.compare import words
 from gdexp.compare.selection import Selection
-from gdexp.compare.settings import Setting, sensitivities, settings
+from gdexp.compare.settings import Setting, repetition, sensitivities, settings
 from gdexp.compare.verdict import Verdict, verdict
 from gdexp.config.printable import cell
 from gdexp.tracking.address import without_password
@@ -41,12 +41,12 @@ def compared(found: Selection, reader: Reader) -> Comparison:
     said = verdict(found, made)
     best = _best(found, made[0])
     good = [s for s in made if s.summary.n]
-    confirm = words.of_fresh_seeds(good[0], good[1], said.fresh) if len(good) > 1 else None
+    confirm = words.of_fresh_seeds(good[0], good[1], said.fresh, words.of_objective(found)) if len(good) > 1 else None
     return Comparison(found, made, sensitivities(found, made, reader), said, best, confirm)
 
 
 def _best(found: Selection, setting: Setting) -> Row | None:
-    ended = [row for row in setting.rows if row.params.get("seed", "") in setting.values]
+    ended = [row for row in setting.rows if repetition(row, found) in setting.values]
     sign = 1 if found.least else -1
     return min(ended, key=lambda row: sign * found.values[row.run_id], default=None)
 

@@ -1,4 +1,4 @@
-"""Runs gathered by setting: one for each choice of params, with its seeds together."""
+"""Runs gathered by setting: one for each choice of params, with its seeds and folds together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,17 @@ from gdexp.compare.statistics import Summary, summary
 from gdexp.tracking.reader import Reader, Row
 
 RATE = "optimizer.lr"
+FOLD = "data.fold"
+_OF_FOLD = " fold "  # between seed and fold, where runs differ in both
 ENDED = ("completed", "stopped")
 
 
 class Setting(NamedTuple):
-    """The runs that differ in the seed only; of the same seed twice the newest counts."""
+    """The runs that differ in the seed and in the fold only; of the same ones twice the newest counts."""
 
     params: dict[str, str]  # in which the settings differ
     rows: list[Row]
-    values: dict[str, float]  # of the objective, by seed, of the runs that ended well
+    values: dict[str, float]  # of the objective, by seed and fold, of the runs that ended well
     diverged: int
     summary: Summary
     best: float
@@ -35,25 +37,50 @@ class Setting(NamedTuple):
         return " ".join(f"{_short(key)}={value}" for key, value in self.params.items()) or "all runs"
 
 
+def repetition(row: Row, found: Selection) -> str:
+    """Return what tells a run from the others of its setting: its seed, and its fold where folds differ."""
+    seed = row.params.get("seed", "")
+    return f"{seed}{_OF_FOLD}{row.params.get(FOLD, '')}" if FOLD in found.params else seed
+
+
+class Repetitions(NamedTuple):
+    """What the runs of settings are repeated over."""
+
+    seeds: list[int]
+    folds: int  # 0: they aren't folds
+
+    @classmethod
+    def of(cls, *made: Setting) -> "Repetitions":
+        """Return those of some settings."""
+        pairs = [repeat.partition(_OF_FOLD) for setting in made for repeat in setting.values]
+        numbers = {int(seed) for seed, _, _ in pairs if seed.lstrip("-").isdigit()}
+        return cls(sorted(numbers), len({fold for _, _, fold in pairs if fold}))
+
+    def noun(self, count: int) -> str:
+        """Return what so many of them are called."""
+        name = "seed" if not self.folds else "fold" if len(self.seeds) < 2 else "repetition"
+        return name + "s" * (count != 1)
+
+
 def settings(found: Selection) -> list[Setting]:
     """Gather runs, the best setting first; those with runs that diverged or ended in NaN come last."""
-    keys = [key for key in found.params if key != "seed"]
+    keys = [key for key in found.params if key not in ("seed", FOLD)]
     gathered: dict[tuple[str | None, ...], dict[str, Row]] = {}
     for row in found.rows:  # newest first
-        seeds = gathered.setdefault(tuple(row.params.get(key) for key in keys), {})
-        seed = row.params.get("seed", "")
-        if seed not in seeds or (row.outcome and not seeds[seed].outcome):
-            seeds[seed] = row
-    made = [_setting(dict(zip(keys, values, strict=True)), seeds, found) for values, seeds in gathered.items()]
+        repeats = gathered.setdefault(tuple(row.params.get(key) for key in keys), {})
+        own = repetition(row, found)
+        if own not in repeats or (row.outcome and not repeats[own].outcome):
+            repeats[own] = row
+    made = [_setting(dict(zip(keys, values, strict=True)), repeats, found) for values, repeats in gathered.items()]
     sign = 1 if found.least else -1
     return sorted(made, key=lambda s: (s.summary.n == 0, s.lost > 0, sign * s.summary.mean if s.summary.n else 0))
 
 
-def _setting(params: Mapping[str, str | None], seeds: Mapping[str, Row], found: Selection) -> Setting:
-    rows = list(seeds.values())
-    ended = [(s, r) for s, r in seeds.items() if r.outcome in ENDED and r.run_id in found.values]
-    measured = {s: found.values[r.run_id] for s, r in sorted(ended, key=lambda item: _number(item[0]))}
-    values = {s: value for s, value in measured.items() if math.isfinite(value)}
+def _setting(params: Mapping[str, str | None], repeats: Mapping[str, Row], found: Selection) -> Setting:
+    rows = list(repeats.values())
+    ended = [(own, row) for own, row in repeats.items() if row.outcome in ENDED and row.run_id in found.values]
+    measured = {own: found.values[row.run_id] for own, row in sorted(ended, key=lambda item: _order(item[0]))}
+    values = {own: value for own, value in measured.items() if math.isfinite(value)}
     times = [r.seconds for r in rows if r.end_time is not None]
     return Setting(
         {k: v for k, v in params.items() if v is not None},
@@ -108,9 +135,9 @@ def number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _number(text: str) -> float:
-    found = number(text)
-    return math.inf if found is None else found
+def _order(repeat: str) -> list[float]:
+    numbers = [number(part) for part in repeat.split(_OF_FOLD)]
+    return [math.inf if part is None else part for part in numbers]
 
 
 def _short(key: str) -> str:

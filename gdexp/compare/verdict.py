@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gdexp.compare.selection import Selection
-from gdexp.compare.settings import Setting
+from gdexp.compare.settings import Repetitions, Setting
 from gdexp.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
 
 _LEAST_SEEDS = 3  # that both settings need for a test
@@ -57,47 +57,46 @@ def verdict(found: Selection, made: Sequence[Setting]) -> Verdict:
 
 
 def _difference(first: Setting, second: Setting, ranks: bool = False) -> Difference:
-    common = [seed for seed in first.values if seed in second.values]
-    pairs = [first.values[s] for s in common], [second.values[s] for s in common]
+    common = [repeat for repeat in first.values if repeat in second.values]
+    pairs = [first.values[r] for r in common], [second.values[r] for r in common]
     return difference(*pairs, ranks=ranks)
 
 
 def _won(found: Selection, first: Setting, second: Setting, d: Difference, p: float, tests: int) -> str:
     corrected = f" after Holm's correction for {tests} comparisons" if tests > 1 else ""
-    how = f"paired t test over {d.summary.n} common seeds, p = {_p(p)}{corrected}{_ranks(d)}"
+    n, repeats = d.summary.n, Repetitions.of(first, second)
+    how = f"paired t test over {n} common {repeats.noun(n)}, p = {_p(p)}{corrected}{_ranks(d)}"
     return f"{first.name} is better than {second.name}: {_by(found, d)} ({how})."
 
 
 def _open(found: Selection, first: Setting, second: Setting, d: Difference, p: float) -> str:
     ahead = f"{first.name} is ahead of {second.name}"
-    n = d.summary.n
+    n, repeats = d.summary.n, Repetitions.of(first, second)
     if n == 0:
-        return f"Can't tell: {ahead}, but they have no seed in common; {_LEAST_SEEDS} are needed."
+        return f"Can't tell: {ahead}, but they have no {repeats.noun(1)} in common; {_LEAST_SEEDS} are needed."
     if n > 1 and d.summary.mean == 0 == d.summary.deviation:
-        return f"Can't tell: {first.name} and {second.name} end alike at all of {n} common seeds."
+        return f"Can't tell: {first.name} and {second.name} end alike at all of {n} common {repeats.noun(n)}."
     if n < _LEAST_SEEDS:
-        more = _LEAST_SEEDS - n
-        seeds = "one seed doesn't" if n == 1 else f"{n} seeds don't"
+        few = f"one {repeats.noun(1)} doesn't" if n == 1 else f"{n} {repeats.noun(n)} don't"
         by = f"{abs(d.summary.mean):.3g}"
-        doubt = f"{seeds} say whether that is chance; at least {more} more {_seeds(more)} needed"
+        doubt = f"{few} say whether that is chance; at least {_more(_LEAST_SEEDS - n, repeats)}"
         return f"Can't tell: {ahead} by {by}, but {doubt}."
-    seen = f"{_by(found, d)}, paired t test over {n} common seeds p = {_p(d.p)}{_ranks(d)}"
+    seen = f"{_by(found, d)}, paired t test over {n} common {repeats.noun(n)} p = {_p(d.p)}{_ranks(d)}"
     if first.lost:
         how = "diverged" if first.diverged else "ended in NaN"
         return f"Can't tell: {ahead}, but {first.diverged or first.nan} of its runs {how} ({seen})."
     needed = seeds_needed(d.summary, LEVEL * d.p / p if p else LEVEL)
     if needed is None:
-        return f"Can't tell: {ahead}, but no number of seeds that anybody trains would show it ({seen})."
-    more = max(1, needed - n)
-    return f"Can't tell: {ahead}, but chance may explain it ({seen}); about {more} more {_seeds(more)} needed."
+        return f"Can't tell: {ahead}, but no number of {repeats.noun(2)} that anybody trains would show it ({seen})."
+    return f"Can't tell: {ahead}, but chance may explain it ({seen}); about {_more(max(1, needed - n), repeats)}."
 
 
 def _fresh(first: Setting, second: Setting, needed: int | None) -> list[int]:
-    """Return seeds that neither setting has had."""
-    used = [int(s) for s in (*first.values, *second.values) if s.lstrip("-").isdigit()]
-    begin = max(used, default=-1) + 1
-    count = max(_FRESH, (needed or 0) - len(first.values))
-    return list(range(begin, begin + min(count, _MOST_FRESH)))
+    """Return seeds that neither setting has had, for as many runs as are needed."""
+    used = Repetitions.of(first, second)
+    begin = max(used.seeds, default=-1) + 1
+    runs = max(_FRESH, (needed or 0) - len(first.values))
+    return list(range(begin, begin + min(math.ceil(runs / (used.folds or 1)), _MOST_FRESH)))
 
 
 def _by(found: Selection, d: Difference) -> str:
@@ -115,5 +114,8 @@ def _p(p: float) -> str:
     return "0" if p == 0 else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
 
 
-def _seeds(n: int) -> str:
-    return "seed is" if n == 1 else "seeds are"
+def _more(count: int, repeats: Repetitions) -> str:
+    """Say how many further runs of each setting are needed."""
+    each = f", each on {repeats.folds} folds" if repeats.folds else ""
+    count = math.ceil(count / (repeats.folds or 1))
+    return f"{count} more seed{'s are' if count != 1 else ' is'} needed{each}"

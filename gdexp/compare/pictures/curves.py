@@ -1,4 +1,4 @@
-"""Loss by epoch: all runs, coloured by the swept number, with bands over seeds."""
+"""Loss by epoch: all runs, coloured by the swept number, with bands over seeds or folds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures.axes import STYLES, cut, hue, panels, subplots
-from gdexp.compare.settings import Setting
+from gdexp.compare.settings import Repetitions, Setting
 from gdexp.tracking.reader import Reader
 
 _LEGEND = 10  # settings that are named in a legend
@@ -30,11 +30,9 @@ def of(found: Comparison, reader: Reader) -> Iterator[tuple[str, str, Any]]:
         return
     for key, curves in read.items():
         if curves:
-            bands = (
-                "; lines are medians over seeds, bands their range"
-                if any(len(s.rows) > 1 for s in found.settings)
-                else ""
-            )
+            repeats = Repetitions.of(*found.settings).noun(2)
+            several = any(len(s.rows) > 1 for s in found.settings)
+            bands = f"; lines are medians over {repeats}, bands their range" if several else ""
             yield f"curves_{key}", f"{key} of all runs by epoch{bands}", partial(_all, found, key, curves)
 
 
@@ -88,9 +86,9 @@ def _all(found: Comparison, key: str, curves: Curves, figure: Any) -> None:
 
 
 def _setting(axes: Any, setting: Setting, curves: Curves, color: Any, style: str, band: float) -> None:
-    of_seeds = [(r, curves[r.run_id]) for r in setting.rows if r.run_id in curves]
-    whole = [curve for row, curve in of_seeds if row.outcome != "diverged"]
-    for row, (steps, values) in of_seeds:
+    repeats = [(r, curves[r.run_id]) for r in setting.rows if r.run_id in curves]
+    whole = [curve for row, curve in repeats if row.outcome != "diverged"]
+    for row, (steps, values) in repeats:
         if row.outcome == "diverged":
             axes.plot(steps, values, linestyle=(0, (1, 1)), color=color, linewidth=0.9)
     if not whole:
