@@ -60,16 +60,16 @@ def rerun(words: Sequence[str]) -> None:
         say("The run was made with uncommitted code; what differed from its commit:")
         say("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
     with local_modules():
-        new, data = _trained(run, job, provenance)
+        new, data, uri = _trained(run, job, provenance)
         changed = [*differences(run, job.config, data, provenance), *surroundings(run, provenance)]
     for line in changed:
         say(f"Not as it was: {line}")
     if verify:
-        sys.exit(_verify(run, read(new, run.uri, weights=_WEIGHTS), changed))
+        sys.exit(_verify(run, read(new, uri, weights=_WEIGHTS), changed))
 
 
-def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str]:
-    """Train a run as it was trained; return the new run's id and the SHA-256 of its data."""
+def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str, str | None]:
+    """Train a run as it was trained; return the new run's id, the SHA-256 of its data, and the store that has it."""
     from gdexp import tracking
     from gdexp.build import build, rows
     from gdexp.build.apart import Apart
@@ -95,11 +95,28 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
             parts = build(job.config, job.options, loaded)
     runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
     data = parts.identity._replace(source=source)
-    config = job.config["tracking"] | {"experiment": run.experiment}
+    config = job.config["tracking"] | {"experiment": run.experiment, "uri": _store_for(run)}
     with stop.watched(), tracking.start(config, runs, data=data) as record:
         ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
     say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
-    return str(record.run_ids[0]), parts.identity.sha256
+    return str(record.run_ids[0]), parts.identity.sha256, record.uri
+
+
+def _store_for(run: Recorded) -> str:
+    """Return where the new run goes: the store of the old one, or where that can't be written the one that is here."""
+    from gdexp.tracking.store import Unwritable, database, ensure, store_uri
+
+    if (db := database(run.uri)) is None:
+        return run.uri
+    try:
+        ensure(db)
+    except Unwritable as error:
+        here = store_uri("sqlite:///mlflow.db")
+        if here == run.uri:
+            raise Refusal(f"{error}; cd to a folder that can: the new run is recorded there") from error
+        say(f"{db} can't be written: the new run is recorded in {database(here)}")
+        return here
+    return run.uri
 
 
 class _First:

@@ -17,8 +17,10 @@ from typing import IO
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
+from gdexp.terminal import say
 from gdexp.tracking import view
 from gdexp.tracking.places import artifact_root
+from gdexp.tracking.snapshot import by_client
 from gdexp.tracking.store import database, store_uri
 
 _START_SECONDS = 90.0
@@ -72,7 +74,14 @@ def serve(words: Sequence[str], port: int, opens: bool) -> None:
     from gdexp.compare.selection import split_words
 
     what, uri = split_words(words)
-    uri = store_uri(uri)
+    own = store_uri(uri)
+    with by_client(own) as uri:
+        if uri != own:
+            say(f"{own} can't be written: a copy of it is shown, and what is changed there goes with this command")
+        _serve(what, uri, port, opens)
+
+
+def _serve(what: Sequence[str], uri: str, port: int, opens: bool) -> None:
     place = shared(what, uri)
     if uri.startswith("http"):
         _show(uri.rstrip("/") + place, opens)

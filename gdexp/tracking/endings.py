@@ -21,8 +21,12 @@ def signature() -> dict[str, str]:
     return {HOST: socket.gethostname(), PROCESS: f"{_place()} {pid} {_started(pid)}"}
 
 
-def close_dead(tables: Tables) -> list[tuple[str, str]]:
+def close_dead(tables: Tables, *, clear: bool = True) -> list[tuple[str, str]]:
     """Close runs whose process is gone as KILLED, at the time of their last sign of life.
+
+    Args:
+        tables: of the store.
+        clear: whether what such a process was about to write is removed.
 
     Returns:
         id and name of each.
@@ -36,7 +40,8 @@ def close_dead(tables: Tables) -> list[tuple[str, str]]:
             if tables.select("SELECT 1 FROM runs WHERE run_uuid=? AND status='RUNNING'", run_id):
                 tables.end(run_id, "KILLED", last or start)
                 closed.append((run_id, name))
-                _clear(tables, run_id)
+                if clear:
+                    _clear(tables, run_id)
     return closed
 
 

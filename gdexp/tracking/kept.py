@@ -76,7 +76,7 @@ def add_files(tables: Tables, run_id: str, files: Mapping[str, bytes]) -> None:
 def take_in(tables: Tables) -> list[str]:
     """Bring the runs that were kept for a store into it; return a line for each file."""
     lines = []
-    for path in list(_waiting(tables.path)):
+    for path in list(waiting(tables.path)):
         try:
             with serialised(tables.path), closing(Tables(path)) as source:
                 if (count := _take(source, tables)) is not None:
@@ -88,7 +88,7 @@ def take_in(tables: Tables) -> list[str]:
     return lines
 
 
-def _waiting(store: Path) -> Iterator[Path]:
+def waiting(store: Path) -> Iterator[Path]:
     """Yield the files that were kept for a store."""
     yield from store.absolute().parent.glob("gdexp-kept-*.db")
     for path in (user_cache() / "kept").glob("gdexp-kept-*.db"):

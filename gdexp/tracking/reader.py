@@ -6,13 +6,13 @@ A SQLite store whose schema is known is read directly, any other by MLflow's cli
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gdexp.config.refusal import Refusal
+from gdexp.tracking.snapshot import by_client, readable
 from gdexp.tracking.sqlite import PAUSED
-from gdexp.tracking.store import database, opened, store_uri
+from gdexp.tracking.store import database, store_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,47 +107,31 @@ def reading(uri: str | None = None, *, direct: bool = True) -> Iterator[Reader]:
         Refusal: there is none, or it doesn't answer.
     """
     uri = store_uri(uri)
-    db = _there(uri)
+    db = database(uri)
     from gdexp.tracking.read_by_client import ByClient
     from gdexp.tracking.read_tables import Direct
 
-    tables = opened(db) if direct and db is not None else None
-    if tables is not None:
-        try:
-            yield Direct(uri, tables)
-        finally:
-            tables.close()
-        return
-    with client(uri) as opened_client:
-        yield ByClient(uri, opened_client)
-
-
-def _there(uri: str) -> Path | None:
-    """Return the file of a SQLite store, which must be there; None for any other."""
-    db = database(uri)
-    if db is not None and not db.is_file():
-        raise Refusal(f"no store at {db}: run something first, or name another by its URI")
-    return db
+    with ExitStack() as stack:
+        tables = stack.enter_context(readable(db)) if direct and db is not None else None
+        yield Direct(uri, tables) if tables is not None else ByClient(uri, stack.enter_context(client(uri)))
 
 
 @contextmanager
 def client(uri: str) -> "Iterator[MlflowClient]":
     """Open a store by MLflow's client, and leave no open file behind."""
-    db = _there(uri)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     from gdexp.tracking.client import Unreachable, answers
 
-    if db is not None and (tables := opened(db)) is not None:  # which puts right what a move or a kill left
-        tables.close()
-    try:
-        answers(uri)
-        found = MlflowClient(uri)
-    except (Unreachable, MlflowException) as error:
-        raise Refusal(f"`tracking.uri`: {str(error).splitlines()[0]}") from error
-    try:
-        yield found
-    finally:
-        if db is not None:
-            found._tracking_client.store.engine.dispose()
+    with by_client(uri) as address:
+        try:
+            answers(uri)
+            found = MlflowClient(address)
+        except (Unreachable, MlflowException) as error:
+            raise Refusal(f"`tracking.uri`: {str(error).splitlines()[0]}") from error
+        try:
+            yield found
+        finally:
+            if database(uri) is not None:
+                found._tracking_client.store.engine.dispose()

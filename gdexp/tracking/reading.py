@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdexp.config import text
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import places
+from gdexp.tracking.snapshot import by_client, readable
 from gdexp.tracking.sqlite import Tables
-from gdexp.tracking.store import database, opened, store_uri
+from gdexp.tracking.store import database, store_uri
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,15 +56,12 @@ def read(run_id: str, uri: str | None = None, *, weights: str = "") -> Recorded:
     """
     where = store_uri(uri)
     db = database(where)
-    if db is not None and not db.is_file():
-        raise Refusal(f"no store at {db}: name another by tracking.uri=…")
-    if (tables := opened(db) if db is not None else None) is None:
-        found = _by_client(run_id, where, weights)
-    else:
-        try:
+    with readable(db) if db is not None else nullcontext() as tables:
+        if tables is not None:
             found = _directly(tables, run_id, where, weights)
-        finally:
-            tables.close()
+        else:
+            with by_client(where) as address:
+                found = _by_client(run_id, where, address, weights)
     if "config.yaml" not in found.texts:
         raise Refusal(f"run {run_id} has no config.yaml: it isn't one of gdexp's")
     return found
@@ -94,11 +93,11 @@ def _directly(tables: Tables, run_id: str, uri: str, weights: str) -> Recorded:
     return Recorded(run_id, name, status, experiment, uri, params, tags, metrics, data, *files)
 
 
-def _by_client(run_id: str, uri: str, weights: str) -> Recorded:
+def _by_client(run_id: str, uri: str, address: str, weights: str) -> Recorded:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(uri)
+    client = MlflowClient(address)
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

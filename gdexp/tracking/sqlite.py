@@ -19,7 +19,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -107,13 +107,13 @@ class Tables:
     Args:
         path: of the file, which must be there.
         timeout: seconds to wait for another writer.
+        address: SQLite's own, where the file isn't to be opened for writing, or is a copy of the one at the path.
     """
 
-    def __init__(self, path: Path, timeout: float = 20.0) -> None:
+    def __init__(self, path: Path, timeout: float = 20.0, address: str | None = None) -> None:
         self.path = path
-        self._connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", timeout, isolation_level=None, check_same_thread=False, uri=True
-        )
+        address = address or f"{path.absolute().as_uri()}?mode=rw"
+        self._connection = sqlite3.connect(address, timeout, isolation_level=None, check_same_thread=False, uri=True)
         self._connection.execute("PRAGMA cache_size=-65536")  # 64 MiB: a sweep's record is one transaction
         # with a write-ahead log: safe but for the last moment before a power cut
         self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -277,14 +277,26 @@ class Tables:
 def revision(path: Path) -> str | None:
     """Return the schema revision of a store, None where there is no store."""
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
+        address = to_read(path) or f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
             [(found,)] = connection.execute("SELECT version_num FROM alembic_version")
             return found
-        finally:
-            connection.close()
-    except (sqlite3.Error, ValueError):
+    except (sqlite3.Error, ValueError, OSError):
         return None
+
+
+def to_read(path: Path) -> str | None:
+    """Return SQLite's address of a file that is only read, so that nothing appears beside it.
+
+    None: it has a write-ahead log that nobody is using, and which can't be read without writing.
+    """
+    uri = path.absolute().as_uri()
+    with path.open("rb") as file:
+        in_wal_mode = file.read(20)[18:] == b"\x02\x02"
+    if not in_wal_mode or path.with_name(f"{path.name}-shm").exists():
+        return f"{uri}?mode=ro"
+    log = path.with_name(f"{path.name}-wal")
+    return None if log.exists() and log.stat().st_size else f"{uri}?immutable=1"
 
 
 def _storable(value: float) -> tuple[float, int]:

@@ -26,16 +26,25 @@ _SHOWN = 3  # runs that are named when many are closed
 _SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p", "afs")
 
 
-def opened(db: Path) -> Tables | None:
+class Unwritable(Refusal):
+    """A store that can't be written, though it may be one that can be read."""
+
+
+def opened(db: Path, *, to_write: bool = True) -> Tables | None:
     """Open a store whose schema is known, made if there is none; None: it is MLflow's client's.
 
     Runs whose process is gone are closed, those that were kept beside it are taken in, and the paths of a
     store that was moved are put right.
 
+    Args:
+        db: the file.
+        to_write: whether more is to be written than what puts the store right.
+
     Raises:
-        Refusal: the place can't be written, or the file there is no database.
+        Unwritable: nothing can be written there.
+        Refusal: the file there is no database.
     """
-    ensure(db)
+    ensure(db, to_write=to_write)
     if os.environ.get("GDEXP_PLAIN") == "1":
         return None
     try:
@@ -47,7 +56,8 @@ def opened(db: Path) -> Tables | None:
             stack.pop_all()
             return tables
     except sqlite3.Error as error:  # else MLflow's client would be asked, which can't do better
-        raise Refusal(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
+        kind = Unwritable if isinstance(error, sqlite3.OperationalError) else Refusal
+        raise kind(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
 
 
 def _heal(tables: Tables) -> None:
@@ -67,34 +77,46 @@ def _heal(tables: Tables) -> None:
         warn(f"{line}")
 
 
-def is_known(db: Path) -> bool:
+def is_known(db: Path | Tables) -> bool:
     """Say whether a store's tables may be used directly."""
-    return os.environ.get("GDEXP_PLAIN") != "1" and revision(db) in KNOWN
+    if os.environ.get("GDEXP_PLAIN") == "1":
+        return False
+    return (db.revision() if isinstance(db, Tables) else revision(db)) in KNOWN
 
 
-def ensure(db: Path) -> None:
+def ensure(db: Path, *, to_write: bool = True) -> None:
     """Make a SQLite store if there is none; any number of processes may ask at once.
 
-    It is in WAL mode, which the file remembers, but never on a network file system.
+    While it is written it is in WAL mode, which the file remembers, but never on a network file system.
+
+    Args:
+        db: the file.
+        to_write: whether it is going to be written.
 
     Raises:
-        Refusal: the place can't be written, or the file there is no database.
+        Unwritable: nothing can be written there.
+        Refusal: the file there is no database.
     """
     try:
         if not db.exists():
             db.parent.mkdir(parents=True, exist_ok=True)
             _make(db)
-        connection = sqlite3.connect(db, timeout=20)
+        connection = sqlite3.connect(db, timeout=20 if to_write else 1, isolation_level=None)
         try:
-            connection.execute(f"PRAGMA journal_mode={'DELETE' if is_shared(db) else 'WAL'}")
-            connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
-            connection.rollback()
+            if to_write:
+                connection.execute(f"PRAGMA journal_mode={'DELETE' if is_shared(db) else 'WAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            [(number,)] = connection.execute("PRAGMA user_version").fetchall()
+            connection.execute(f"PRAGMA user_version={number}")  # fails where nothing can be written
+            connection.execute("ROLLBACK")
         finally:
             connection.close()
+    except sqlite3.OperationalError as error:
+        raise Unwritable(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
     except sqlite3.Error as error:
         raise Refusal(f"`tracking.uri`: {db} can't be used as a store: {error}") from error
     except OSError as error:
-        raise Refusal(f"`tracking.uri`: {db} can't be written: {error.strerror or error}") from error
+        raise Unwritable(f"`tracking.uri`: {db} can't be written: {error.strerror or error}") from error
 
 
 def follow_move(tables: Tables) -> bool:
@@ -153,11 +175,14 @@ def is_shared(path: Path) -> bool:
 
 
 def fold_in(db: Path) -> None:
-    """Fold the write-ahead log into the file, if nobody else is using it."""
-    with suppress(sqlite3.Error):
-        connection = sqlite3.connect(f"{db.absolute().as_uri()}?mode=rw", uri=True)
+    """Fold the write-ahead log into the file, if nobody else is using it, and have it read without one.
+
+    In WAL mode SQLite reads a file only where it can write beside it, and so does MLflow.
+    """
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{db.absolute().as_uri()}?mode=rw", uri=True)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
+        connection.execute("PRAGMA synchronous=OFF")  # all is on the disk by now but the mode
+        connection.execute("PRAGMA journal_mode=DELETE")
 
 
 def _make(db: Path) -> None:
