@@ -171,7 +171,9 @@ def _failed(job: "Job", config: dict[str, Any], error: Exception, provenance: "P
 
     runs, _ = described([job], [config], "plain", provenance)
     with stop.held():
-        record = tracking.start(config["tracking"], runs, study=job.options.get("experiments"))
+        record = tracking.start(
+            config["tracking"], runs, study=job.options.get("experiments"), adopts=job.sweep is None
+        )
         try:
             with record:
                 raise error
@@ -198,7 +200,7 @@ def _train(
     for line in [*notes, *([parts.start.about] if parts.start else [])]:
         say(line) if progress is None else progress.note_once(line)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
-    record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data)
+    record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data, adopts=jobs[0].sweep is None)
     if error is not None:
         if progress is None and isinstance(error, Refusal):
             if ends:  # it is the record that went wrong

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gdexp.data.identity import Identity
+    from gdexp.tracking.adopted import Adopted
     from gdexp.tracking.claims import Claims
     from gdexp.tracking.frame import Result
     from gdexp.tracking.whole import Begun
@@ -89,6 +90,7 @@ def start(
     *,
     study: str | None = None,
     data: "Identity | None" = None,
+    adopts: bool = False,
 ) -> Record:
     """Open the store and begin runs in it.
 
@@ -100,6 +102,7 @@ def start(
         runs: that train together.
         study: name of the `experiments/` file, the MLflow experiment's default name.
         data: recorded as MLflow's dataset input.
+        adopts: whether the record goes into the run that MLFLOW_RUN_ID names, if it names one.
 
     Raises:
         Refusal: the store can't be opened or written.
@@ -108,14 +111,16 @@ def start(
         from gdexp.tracking.nothing import Unrecorded
 
         return Unrecorded(len(runs))
+    from gdexp.tracking.adopted import Adopted
     from gdexp.tracking.sqlite import DatasetRow
     from gdexp.tracking.store import store_uri
     from gdexp.tracking.whole import Begun
 
+    adopted = Adopted.of_environment(config) if adopts else None
     experiment = _experiment(config, study)
     seen = data and DatasetRow(*data.as_mlflow())
     begun = [Begun(run.name, experiment, run.params, run.tags, run.texts, seen) for run in runs]
-    return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto")
+    return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto", adopted=adopted)
 
 
 def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, str]) -> Record:
@@ -185,13 +190,17 @@ def claims_of(config: Mapping[str, Any], study: str | None = None) -> "Claims":
 
 
 def _experiment(config: Mapping[str, Any], study: str | None) -> str:
-    name = config["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME") or study or "gdexp"
+    from gdexp.tracking.experiment import of_environment
+
+    name = config["experiment"] or of_environment(config["uri"]) or study or "gdexp"
     if len(name) > _LONGEST_NAME:
         raise Refusal(f"MLFLOW_EXPERIMENT_NAME must be at most {_LONGEST_NAME} characters long, got {len(name)}")
     return name
 
 
-def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
+def _opened(
+    uri: str, begun: "Sequence[Begun]", direct: bool, adopted: "Adopted | None" = None, instead_of: str | None = None
+) -> Record:
     from gdexp.tracking.places import artifact_location
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import database, ensure, opened
@@ -202,7 +211,7 @@ def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
         location = artifact_location(db, begun[0].experiment)
         if direct and (tables := opened(db)) is not None:
             try:
-                return Recorder(tables, begun, location)
+                return Recorder(tables, begun, location, adopted=adopted, is_there=instead_of is None)
             except ArtifactsElsewhere as elsewhere:
                 tables.close()
                 if str(elsewhere).startswith("mlflow-artifacts:"):  # a server's own, and this isn't one
@@ -212,6 +221,6 @@ def _opened(uri: str, begun: "Sequence[Begun]", direct: bool) -> Record:
     from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead
 
     try:
-        return ForwardingRecorder(uri, begun, location)
+        return ForwardingRecorder(uri, begun, location, adopted)
     except Unreachable as error:
-        return _opened(instead(uri, error), begun, direct)
+        return _opened(instead(uri, error), begun, direct, adopted, instead_of=uri)

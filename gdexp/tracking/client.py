@@ -19,6 +19,7 @@ from gdexp.tracking import kept, spools, store, transfer
 from gdexp.tracking.address import Unreachable as Unreachable
 from gdexp.tracking.address import answers as answers
 from gdexp.tracking.address import of_file, without_password
+from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
 from gdexp.tracking.whole import Begun
@@ -35,18 +36,22 @@ class ForwardingRecorder(Recorder):
         uri: of the store.
         begun: the runs.
         location: artifact location of a new experiment; None: the server's own choice.
+        adopted: a single run that is at the far end already, and that this is the record of.
 
     Raises:
         Unreachable: nothing answers there.
         Refusal: something answers, but it can't be used.
     """
 
-    def __init__(self, uri: str, begun: Sequence[Begun], location: str | None = None) -> None:
+    def __init__(
+        self, uri: str, begun: Sequence[Begun], location: str | None = None, adopted: Adopted | None = None
+    ) -> None:
         answers(uri)
         self._spool = spools.make(uri, begun[0].name)
         self._sent = [0] * len(begun)
         self._down_since, self._progress = 0.0, time.monotonic()
         self._refused: Exception | None = None  # why the last request failed
+        self._adopted = adopted
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
         self.uri, self._far, self._shown = uri, uri, without_password(uri)
         self._tables.execute("INSERT INTO kept_for VALUES (?)", str(_local_store()))
@@ -75,7 +80,10 @@ class ForwardingRecorder(Recorder):
             try:
                 self._server = transfer.Server(self._far)
                 for run_id in self._ids:
-                    remote = self._server.begin(tables, run_id, location)
+                    if self._adopted is None:
+                        remote = self._server.begin(tables, run_id, location)
+                    else:
+                        remote = self._server.adopt(tables, run_id, self._adopted)
                     self._server.send_description(tables, run_id, remote)
                     if run_id == self._ids[0]:
                         self._server.try_artifacts(tables, run_id, remote)

@@ -21,6 +21,7 @@ from gdexp.config.secrets import hide
 from gdexp.lines import warn
 from gdexp.tracking import begins, endings, kept, places
 from gdexp.tracking.address import of_file
+from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import PAUSED, SYNCED, Number, Run, Tables
 from gdexp.tracking.store import fold_in
@@ -48,17 +49,28 @@ class Recorder:
         begun: the runs.
         location: URI of the artifacts, should the experiment be new.
         again: id of a single run that goes on.
+        adopted: a single run that somebody else has made, and that this is the record of.
+        is_there: whether it must be in this store.
 
     Raises:
         Refusal: the runs can't be begun in this store.
         ArtifactsElsewhere: the experiment's artifacts aren't on this machine.
     """
 
-    def __init__(self, tables: Tables, begun: Sequence[Begun], location: str, again: str | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        begun: Sequence[Begun],
+        location: str,
+        again: str | None = None,
+        *,
+        adopted: Adopted | None = None,
+        is_there: bool = True,
+    ) -> None:
         self.uri: str | None = of_file(tables.path)
         self.names = [b.name for b in begun]
         self.statuses = ["RUNNING"] * len(begun)
-        self._ids = [again or uuid4().hex for _ in begun]  # in these tables
+        self._ids = [again or (adopted.run_id if adopted else uuid4().hex) for _ in begun]  # in these tables
         self.run_ids: list[str | None] = list(self._ids)
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
@@ -72,13 +84,15 @@ class Recorder:
         self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
         self._whole = Whole(begun)
         self._where = ""  # URI of the experiment's artifacts; of a run that goes on nothing is made
-        self._before: tuple[str, int] | None = None  # how the run had ended that goes on
+        self._before: tuple[str, int | None] | None = None  # how the run had ended that goes on
         self.folders: Sequence[Path] = []
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
         self._file = _file_of(tables.path)
         with stop.held():
             try:
-                if again is None:
+                if adopted is not None and (is_there or self._has(adopted)):
+                    self._adopt(begun[0], adopted)
+                elif again is None:
                     self._begin(begun, location)
                 else:
                     self._begin_again(begun[0].tags)
@@ -172,6 +186,34 @@ class Recorder:
             if begun[0].data is not None:
                 self._tables.add_dataset(self._ids, experiment, begun[0].data)
             begins.forget(self._tables, self._ids)
+
+    def _has(self, run: Adopted) -> bool:
+        return bool(self._tables.select("SELECT 1 FROM runs WHERE run_uuid=?", run.run_id))
+
+    def _adopt(self, begun: Begun, run: Adopted) -> None:
+        """Begin the record of a run that is there; what it has already stays."""
+        self._whole.start = int(time.time() * 1000)
+        with self._tables.transaction():
+            sql = (
+                "SELECT artifact_uri, status, r.lifecycle_stage, experiment_id, e.name"
+                " FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?"
+            )
+            if not (rows := self._tables.select(sql, run.run_id)):
+                raise run.missing(self._tables.path)
+            uri, status, stage, number, experiment = rows[0]
+            theirs = dict(self._tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run.run_id))
+            run.check(status, stage, experiment, theirs)
+            if (place := places.folder(self._tables.path, uri, run.run_id)) is None:
+                raise ArtifactsElsewhere(uri)
+            self._before = status, None
+            self.folders = [place]
+            for name, text in begun.texts.items():
+                _write(place / name, text)
+            self._tables.add_params(run.run_id, begun.params)
+            self._tables.add_tags(run.run_id, {**begun.tags, **theirs, **endings.signature()})
+            self._tables.execute("UPDATE runs SET status='RUNNING' WHERE run_uuid=?", run.run_id)
+            if begun.data is not None:
+                self._tables.add_dataset([run.run_id], number, begun.data)
 
     def _take_back(self) -> None:
         """Leave the store as it was before the runs were begun, as far as it can be written."""

@@ -269,7 +269,7 @@ class Tables:
         """Take up a run of ours that has ended."""
         self.execute("UPDATE runs SET status='RUNNING', end_time=NULL WHERE run_uuid=?", run_id)
 
-    def end(self, run_id: str, status: str, end_time: int) -> None:
+    def end(self, run_id: str, status: str, end_time: int | None) -> None:
         """Close a run."""
         self.execute("UPDATE runs SET status=?, end_time=? WHERE run_uuid=?", status, end_time, run_id)
 

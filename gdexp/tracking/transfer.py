@@ -11,6 +11,8 @@ from typing import Any
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import begins, endings, places
+from gdexp.tracking.address import without_password
+from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.places import artifact_location
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
 
@@ -32,12 +34,32 @@ class Server:
     def __init__(self, uri: str) -> None:
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(uri)
+        self._uri, self._client = uri, MlflowClient(uri)
         self._experiments: dict[str, str] = {}
+        self._adopted: str | None = None
 
     def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:
         """Make a run on the server; return its id there."""
         return self._made(tables, run_id, artifact_location, {})
+
+    def adopt(self, tables: Tables, run_id: str, run: Adopted) -> str:
+        """Take a run that is on the server for one that is here; what it has already stays. Return its id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_run(run.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise run.missing(without_password(self._uri)) from error
+        info, data = found.info, found.data
+        run.check(info.status, info.lifecycle_stage, self._client.get_experiment(info.experiment_id).name, data.tags)
+        self._adopted = run.run_id
+        with tables.transaction():
+            for table, theirs in (("params", data.params), ("tags", data.tags)):
+                for key in theirs:
+                    tables.execute(f"DELETE FROM {table} WHERE run_uuid=? AND key=?", run_id, key)
+        return run.run_id
 
     def find(self, tables: Tables, run_id: str) -> str:
         """Return the id of a run that was sent before, or make it and mark it with the id that it has here."""
@@ -118,7 +140,8 @@ class Server:
 
     def delete(self, remote: str) -> None:
         """Delete a run that was begun here and is begun again in another way."""
-        self._client.delete_run(remote)
+        if remote != self._adopted:
+            self._client.delete_run(remote)
 
     def _add_input(self, remote: str, entry: Any) -> None:
         """Add a dataset input; MLflow fails if another process adds the same data at that moment."""
