@@ -1,8 +1,8 @@
 """One run: gradients and step of any module with any torch optimizer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import is_, methodcaller
+from operator import is_
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class OneRun:
         self.validated_with_gradients = validated_with_gradients
         self._autocast = None if autocast is None else (device.type, autocast)
         self._weights: dict[str, Tensor] = {}
-        self._homes: list[Mapping[str, Any]] = []  # of parameters and buffers, by module
+        self._homes: list[Collection[Any]] = []  # of parameters and buffers, by module, as they are at each look
         self._held: list[Any] = []  # what was in them when the weights were listed
         self._writes: bool | None = None  # whether an evaluation changes its batch; None: not known yet
         model.train()
@@ -132,8 +132,9 @@ class OneRun:
             if self._loss_learns and self._loss_module is not None:
                 self._weights |= self._loss_module.state_dict(keep_vars=True, prefix=LOSS)
                 parts.append(self._loss_module)
-            self._homes = [home for part in parts for m in part.modules() for home in (m._parameters, m._buffers)]
-            self._held = [t for home in self._homes for t in home.values()]
+            homes = [home for part in parts for m in part.modules() for home in (m._parameters, m._buffers)]
+            self._homes = [home.values() for home in homes]
+            self._held = list(chain.from_iterable(self._homes))
             known = set(map(id, self._held))
             if not all(id(t) in known for t in self._weights.values()):
                 self._homes = []  # a state dict that is made anew each time
@@ -219,10 +220,10 @@ def spreading(forward: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda inputs: forward(**inputs) if isinstance(inputs, Mapping) else forward(*inputs)
 
 
-def _hold(homes: Sequence[Mapping[str, Any]], tensors: Sequence[Any]) -> bool:
+def _hold(homes: Iterable[Iterable[Any]], tensors: Sequence[Any]) -> bool:
     """Say whether modules still have these parameters and buffers, and none was assigned anew."""
-    there = chain.from_iterable(map(methodcaller("values"), homes))
-    return sum(map(len, homes)) == len(tensors) and all(map(is_, there, tensors))
+    there = list(chain.from_iterable(homes))
+    return len(there) == len(tensors) and all(map(is_, there, tensors))
 
 
 def _detached(value: Any) -> Any:

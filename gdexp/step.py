@@ -159,8 +159,13 @@ def bare_step(optimizer: Optimizer) -> Callable[[], object]:
     )
     if os.environ.get("GDEXP_PLAIN") == "1" or not kind.__module__.startswith("torch.optim.") or any(hooks):
         return optimizer.step  # type: ignore[return-value]
-    bare: Any = torch.no_grad()(inspect.unwrap(kind.step))
-    return lambda: bare(optimizer)
+    bare: Any = inspect.unwrap(kind.step)
+
+    def step() -> None:
+        with torch.no_grad():
+            bare(optimizer)
+
+    return step
 
 
 def spare_dynamo() -> None:

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,7 @@ from gdexp.lines import is_terminal, warn
 from gdexp.tracking.address import of_file, without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from gdexp.build import Parts
     from gdexp.config.compose import Job
@@ -49,15 +50,17 @@ class Progress:
     def epochs(self, epochs: "Sequence[Epoch]", total: int) -> None:
         """Note an epoch, of so many, and why a run ended before its last one, if it did."""
         for epoch in epochs:
-            rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
-            shown = f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
-            self._bar.show(epoch.epoch, shown)
+            self._bar.show(epoch.epoch, partial(self._shown, epoch))
             if epoch.epoch % self._every == 0:
                 self._bar.print(epoch_line(epoch, total))
             if epoch.diverged:
                 self._bar.print(divergence_line(epoch, self._config))
             elif epoch.stopped:
                 self._bar.print(f"Stopped at epoch {epoch.epoch}: {epoch.stopped}.")
+
+    def _shown(self, epoch: "Epoch") -> str:
+        rate = epoch.metrics.get("lr", self._config["optimizer"].get("lr"))
+        return f"loss {epoch.train_loss:.4g}" + (f", rate {rate:.3g}" if rate is not None else "")
 
 
 class SweepProgress:
@@ -87,10 +90,15 @@ class SweepProgress:
         """Note an epoch, of so many, of the runs that are in training; what is done of them counts."""
         self._over += sum(epoch.last for epoch in epochs)
         training = [epoch for epoch in epochs if not epoch.last]
-        number = epochs[0].epoch
-        least = min((epoch.train_loss for epoch in training), default=float("nan"))
-        shown = f"epoch {number}/{total} of {len(training)}, least loss {least:.4g}" if training else ""
-        self._bar.show(self._over + len(training) * number / total, shown)
+        done = self._over + len(training) * epochs[0].epoch / total
+        self._bar.show(done, partial(self._shown, training, total))
+
+    @staticmethod
+    def _shown(training: "Sequence[Epoch]", total: int) -> str:
+        if not training:
+            return ""
+        least = min(epoch.train_loss for epoch in training)
+        return f"epoch {training[0].epoch}/{total} of {len(training)}, least loss {least:.4g}"
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
@@ -122,13 +130,13 @@ class Bar:
             self._bar.add_task("", total=self._total, completed=self._done, shown="")
             self._bar.start()
 
-    def show(self, done: float, shown: str) -> None:
-        """Move the bar; it isn't drawn more than ten times a second."""
+    def show(self, done: float, shown: "Callable[[], str]") -> None:
+        """Move the bar, with what is shown beside it; it isn't drawn more than ten times a second."""
         self._done = done
         if self._bar is not None and time.monotonic() - self._drawn > 0.1:
             self._drawn = time.monotonic()
             with suppress(Exception):  # of a terminal that has gone away
-                self._bar.update(self._bar.task_ids[0], completed=done, shown=shown)
+                self._bar.update(self._bar.task_ids[0], completed=done, shown=shown())
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""

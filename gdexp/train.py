@@ -161,6 +161,8 @@ class Loop:
         self._metrics, self._record, self._on_step = metrics, record, on_step
         self._validate_every = validate_every
         self._of_train = metrics.of_train if metrics is not None else []
+        self._validates = data.val is not None or bool(self._of_train)
+        self._one_order = len({run.seed for run in runs}) == 1
         self._batches = Batches(data.train, batch_size, whole=drop_last)
         self._validation = None if data.val is None else _evaluated(data.val, batch_size)
         self._weights = _Weights(learner, len(runs) > 1)
@@ -173,7 +175,7 @@ class Loop:
         self.caught_up: Callable[[], object] = lambda: None  # called when batches of a resumed epoch were passed over
 
     def __iter__(self) -> Iterator[list[Epoch]]:
-        while self.epoch < self._epochs and any(i is not None for i in self._at):
+        while self.epoch < self._epochs and self._at.count(None) < len(self._at):
             started = time.perf_counter()
             self._take_steps()
             settle(self._learner)
@@ -184,7 +186,7 @@ class Loop:
             finished = self._diverged(found)
             ends = self.epoch == self._epochs or self.steps == self._max_steps
             due = ends or self.epoch % self._validate_every == 0 or self._is_late()
-            if due:
+            if due and self._validates:
                 finished += self._validate(found, [place for place, _ in _there(self._at)])
             before = _there(self._at)
             late = f"trainer.max_seconds={self._max_seconds:g} are over" if self._is_late() else None
@@ -204,11 +206,12 @@ class Loop:
                 last = ends or stopped is not None
                 finished.append(Epoch(self.epoch, own, False, stopped, last, i))
                 self._at[place] = None if last else i
-            if not due:  # those that were stopped are measured in their last epoch, too
+            if self._validates and not due:  # those that were stopped are measured in their last epoch, too
                 stops = {e.run for e in finished if e.stopped}
                 finished = self._validate(found, [place for place, i in before if i in stops]) or finished
             yield sorted(finished, key=lambda e: e.run)
-            self._compact()
+            if len(self._at) > 2:
+                self._compact()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where a single run is: between two epochs, or between two steps when called by `on_step`."""
@@ -231,13 +234,17 @@ class Loop:
         scheduled = [s for _, i in _there(self._at) if (s := self._runs[i].schedule) is not None]
         if self._steps and (self.steps == self._max_steps or self._is_late()):
             return  # its state was taken after its last step
-        batches = groups(self._batches(_seeds(self._runs, self._at), self.epoch + 1), self._accumulate)
+        batches = groups(self._batches(self._seeds(), self.epoch + 1), self._accumulate)
         if passed := len(self._steps):
             next(itertools.islice(batches, passed - 1, None))
             self.caught_up()
         for n, parts in batches:
-            measures = self._sound(self._learner.train_step, *parts)
-            if measures is None:
+            try:
+                measures = self._learner.train_step(*parts)
+            except Exception:
+                if not self._is_divergence():
+                    raise
+                self._broken = True
                 break
             self._steps.append((n, measures))
             self.steps += 1
@@ -250,24 +257,16 @@ class Loop:
             if self.steps == self._max_steps or self._is_late():
                 break
 
-    def _sound(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a call of the learner's gives, None if it raises because a run's numbers aren't finite.
+    def _is_divergence(self) -> bool:
+        """Say whether the learner raises because its weights, or the loss of its last step, are no longer finite.
 
-        Such an error is the run's divergence. Of several runs that train as one it passes, for it
-        would end the others too: the caller trains them one by one.
+        Of several runs that train as one an error is never that, for it would end the others too:
+        the caller trains them one by one.
         """
-        try:
-            return call(*arguments)
-        except Exception:
-            if len(self._runs) > 1 or self._is_finite():
-                raise
-            self._broken = True
-            return None
-
-    def _is_finite(self) -> bool:
-        """Say whether the weights of the one run are, and the loss of its last step."""
+        if len(self._runs) > 1:
+            return False
         loss_is = not self._steps or bool(torch.isfinite(torch.as_tensor(self._steps[-1][1]["train_loss"])))
-        return loss_is and all(map(_finite, self._weights.of(0)))
+        return not (loss_is and all(map(_finite, self._weights.of(0))))
 
     def _diverged(self, found: Sequence[dict[str, float]]) -> list[Epoch]:
         """End the runs whose loss is no longer sound, and note the rate that each had."""
@@ -286,10 +285,14 @@ class Loop:
 
     def _validate(self, found: Sequence[dict[str, float]], places: Sequence[int]) -> list[Epoch]:
         """Add what the validation rows give to the metrics of the runs at these places; return what ends by it."""
-        if not places or (self._data.val is None and not self._of_train):
+        if not places:
             return []
-        validated = self._sound(self._validated)
-        if self._broken:
+        try:
+            validated = self._validated()
+        except Exception:
+            if not self._is_divergence():
+                raise
+            self._broken = True
             return self._diverged(found)
         for place in places:
             found[place] |= validated[place]
@@ -323,7 +326,7 @@ class Loop:
     def _compact(self) -> None:
         """Cut off the runs that have ended once they are half of all; two stay, for one alone may round differently."""
         places = [place for place, _ in _there(self._at)]
-        if len(self._at) <= 2 or 2 * len(places) > len(self._at):
+        if 2 * len(places) > len(self._at):
             return
         rest = [place for place, i in enumerate(self._at) if i is None]
         index = torch.tensor((places + rest)[: max(len(places), 2)])
@@ -332,6 +335,12 @@ class Loop:
         if self._average is not None:
             self._average.keep(self._learner.weights(), index)
         self._at = [self._at[place] for place in index.tolist()]
+
+    def _seeds(self) -> int | list[int]:
+        """Return the seed of each place, one for all where the runs have no orders of their own."""
+        if self._one_order:
+            return self._runs[0].seed
+        return [self._runs[0 if i is None else i].seed for i in self._at]
 
     def _is_measured_after(self, monitor: str) -> bool:
         """Say whether a metric is measured after an epoch, not along with its steps."""
@@ -444,22 +453,15 @@ def _there(at: Sequence[int | None]) -> list[tuple[int, int]]:
     return [(place, i) for place, i in enumerate(at) if i is not None]
 
 
-def _seeds(runs: Sequence[Run], at: Sequence[int | None]) -> int | list[int]:
-    """Return the seed of each place, one for all where the runs have no orders of their own."""
-    if len({run.seed for run in runs}) == 1:
-        return runs[0].seed
-    return [runs[0 if i is None else i].seed for i in at]
-
-
-@torch.no_grad()
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
     if len(source) != len(target):
         raise Refusal("`model`: it has other parameters or buffers than when it was made: register all in __init__")
-    for s, t in zip(source, target, strict=True):
-        if s.shape != t.shape:  # a buffer that grows
-            t.data = s.detach().clone()
-        else:
-            t.copy_(s)
+    with torch.no_grad():
+        for s, t in zip(source, target, strict=True):
+            if s.shape != t.shape:  # a buffer that grows
+                t.data = s.detach().clone()
+            else:
+                t.copy_(s)
 
 
 def _finite(t: Tensor) -> bool:

@@ -31,11 +31,12 @@ class State:
         self._parts, self._loop = parts, loop
         self.objects = Objects(roots(parts), grads=not isinstance(parts.learner, OneRun))
         self.trained = Trained(parts, self.objects)
+        self._loads = any(isinstance(split, Loader) for split in parts.data[:3])
         self._begun: dict[str, Any] | None = None  # what decides about the batches, when the epoch began
 
     def begin_epoch(self) -> None:
         """Note what a loader's batches come from: within an epoch they are made once more, and passed over."""
-        if any(isinstance(split, Loader) for split in self._parts.data[:3]):
+        if self._loads:
             try:
                 state = {"random": random_state(), "objects": self.objects.changes("data")}
             except Unkept:  # said when a state is wanted

@@ -48,20 +48,20 @@ class Batches:
         Several seeds are those of several runs, each with a batch of its own.
         """
         if isinstance(self._split, Loader):
-            yield from self._lent(self._split.batches(seed, epoch))  # type: ignore[arg-type]
-        elif self._size == self._total:
-            yield from self._lent([(self._total, self._split)])
-        else:
-            leaves, form = tree_flatten(self._split)
-            if seed is None:
-                yield from self._lent(self._in_order(leaves, form))
-                return
-            if not isinstance(seed, int):
-                yield from self._of_each(seed, epoch, leaves, form)
-                return
-            order = batch_order(self._total, seed, epoch).to(leaves[0].device, non_blocking=True)
-            for index in order[: self._end].split(self._size):
-                yield len(index), tree_unflatten([t.index_select(0, index) for t in leaves], form)
+            return self._lent(self._split.batches(seed, epoch))  # type: ignore[arg-type]
+        if self._size == self._total:
+            return self._lent([(self._total, self._split)])
+        leaves, form = tree_flatten(self._split)
+        if seed is None:
+            return self._lent(self._in_order(leaves, form))
+        if isinstance(seed, int):
+            return self._drawn(seed, epoch, leaves, form)
+        return self._of_each(seed, epoch, leaves, form)
+
+    def _drawn(self, seed: int, epoch: int, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
+        order = batch_order(self._total, seed, epoch).to(leaves[0].device, non_blocking=True)
+        for index in order[: self._end].split(self._size):
+            yield len(index), tree_unflatten([t.index_select(0, index) for t in leaves], form)
 
     def _in_order(self, leaves: list[Any], form: Any) -> Iterator[tuple[int, Any]]:
         for start in range(0, self._end, self._size):
@@ -91,6 +91,10 @@ class Batches:
 
 def groups(batches: Iterable[tuple[int, Any]], size: int) -> Iterator[tuple[int, list[Any]]]:
     """Yield the rows and the batches of each step; the last step may have fewer batches than `size`."""
+    if size == 1:
+        for n, batch in batches:
+            yield n, [batch]
+        return
     group: list[tuple[int, Any]] = []
     for part in batches:
         group.append(part)
