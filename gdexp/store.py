@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -12,7 +13,9 @@ from pathlib import Path
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
 from gdexp.terminal import say
-from gdexp.tracking import begins, endings, kept, places, spools, store
+from gdexp.tracking import begins, endings, kept, places, store
+from gdexp.tracking.kept import Finding
+from gdexp.tracking.lacking import lacking
 from gdexp.tracking.places import serialised
 from gdexp.tracking.sqlite import KNOWN, SYNCED, DeletedExperiment, Tables, revision
 
@@ -37,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if words.command == "prepare":
             lines = [f"an empty store is kept at {kept}" if (kept := store.template()) else "nothing can be kept here"]
         elif words.command == "check":
-            lines = check(_file(words.store))
+            findings = check(_file(words.store))
+            say("\n".join(finding.line for finding in findings))
+            sys.exit(0 if all(finding.mended for finding in findings) else 1)
         elif words.command == "sync":
             lines = sync(_file(words.store), words.to)
         else:
@@ -45,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         say("\n".join(lines))
 
 
-def check(db: Path) -> list[str]:
+def check(db: Path) -> list[Finding]:
     """Name and repair what is wrong with a store; never touch a run that is alive.
 
     Returns:
-        a line for each finding, then one for the whole.
+        what was found, then a line for the whole.
     """
     if not db.exists():
         raise Refusal(f"no store at {db}")
-    lines = _clear_drafts(db)
+    found = [Finding(line) for line in _clear_drafts(db)]
     with closing(_read_only(db)) as connection:
         try:
             [(state,)] = connection.execute("PRAGMA quick_check(1)")
@@ -62,27 +67,31 @@ def check(db: Path) -> list[str]:
             state = str(error)
     if state != "ok":
         raise Refusal(f"{db} is damaged ({state}): sqlite3 {db.name} .recover may save what is left")
-    if (found := revision(db)) is None:
+    if (schema := revision(db)) is None:
         if tables and "experiments" not in tables and "alembic_version" not in tables:
             raise Refusal(f"{db} is no MLflow store: it holds {', '.join(sorted(tables)[:5])}")
         aside = db.with_name(f"{db.name}.half-made")
         db.replace(aside)
         store.ensure(db)
-        lines.append(f"{db.name} was half-made: it is {aside.name} now, and a new store stands in its place")
-    elif found not in KNOWN:
-        return [*lines, *_of_another_version(db, found)]
+        line = f"{db.name} was half-made: it is {aside.name} now, and a new store stands in its place"
+        found.append(Finding(line))
+    elif schema not in KNOWN:
+        return [*found, Finding(_of_another_version(db, schema), mended=False)]
+    store.ensure(db)
     with closing(Tables(db)) as open_store:
         if store.follow_move(open_store):
-            lines.append("the store was moved: the paths of its artifacts are put right")
-        lines += [f"{run_id}, a run that was never begun, is removed" for run_id in begins.clear(open_store)]
+            found.append(Finding("the store was moved: the paths of its artifacts are put right"))
+        removed = begins.clear(open_store)
+        found += [Finding(f"{run_id}, a run that was never begun, is removed") for run_id in removed]
         for run_id, name in endings.close_dead(open_store):
-            lines.append(f"run {name} ({run_id}) is closed as KILLED: its process is gone")
-        lines += kept.take_in(open_store) + spools.take_in(open_store)
-        lines += _missing_artifacts(open_store)
+            found.append(Finding(f"run {name} ({run_id}) is closed as KILLED: its process is gone"))
+        found += [*kept.take_in(open_store), *lacking(open_store)]
         [(runs,)] = open_store.select("SELECT count(*) FROM runs")
         alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
     store.fold_in(db)
-    return [*lines, f"{db}: {runs} runs, {alive} of them running; {'all well' if not lines else 'repaired'}"]
+    left = sum(not finding.mended for finding in found)
+    how = f"{left} of these findings can't be mended here" if left else "repaired" if found else "all well"
+    return [*found, Finding(f"{db}: {runs} runs, {alive} of them running; {how}")]
 
 
 def sync(db: Path, uri: str) -> list[str]:
@@ -150,49 +159,26 @@ def _known(db: Path) -> Tables:
     if not db.is_file():
         raise Refusal(f"no store at {db}")
     if (found := revision(db)) not in KNOWN:
-        raise Refusal(_of_another_version(db, found)[0])
+        raise Refusal(_of_another_version(db, found))
     if (tables := store.opened(db)) is None:  # GDEXP_PLAIN=1
         return Tables(db)
     return tables
 
 
-def _of_another_version(db: Path, found: str | None) -> list[str]:
+def _of_another_version(db: Path, found: str | None) -> str:
     from importlib.util import find_spec
 
     spec = find_spec("mlflow")
     versions = Path(str(spec and spec.origin)).parent / "store/db_migrations/versions"
     if found is None:
-        return [f"{db} is no whole MLflow store: python -m gdexp.store check {db}"]
+        return f"{db} is no whole MLflow store: python -m gdexp.store check {db}"
     if any(versions.glob(f"{found}_*.py")):
-        return [f"{db} was left by an older MLflow (schema {found}): mlflow db upgrade {store.of_file(db)}"]
-    return [f"{db} is of a newer MLflow (schema {found}): pip install -U mlflow"]
+        return f"{db} was left by an older MLflow (schema {found}): mlflow db upgrade {store.of_file(db)}"
+    return f"{db} is of a newer MLflow (schema {found}): pip install -U mlflow"
 
 
 def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
     return bool(tables.select("SELECT 1 FROM tags WHERE run_uuid=? AND key=? AND value=?", run_id, SYNCED, uri))
-
-
-def _missing_artifacts(tables: Tables) -> list[str]:
-    """Return a line for each finished run of ours whose artifacts aren't where its row says; point it to them."""
-    lines = []
-    rows = tables.select(
-        "SELECT run_uuid, r.name, artifact_uri, artifact_location FROM runs r JOIN experiments USING (experiment_id)"
-        " WHERE status='FINISHED' AND r.lifecycle_stage='active'"
-        " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key='gdexp.outcome')"
-    )
-    for run_id, name, uri, location in rows:
-        folder = places.local_path(uri)
-        if folder is None or (folder / "weights.safetensors").is_file():
-            continue
-        other = f"{location.rstrip('/')}/{run_id}/artifacts"
-        place = places.folder(tables.path, other, run_id) if other != uri else None
-        if place is not None and (place / "weights.safetensors").is_file():
-            with tables.transaction():
-                tables.execute("UPDATE runs SET artifact_uri=? WHERE run_uuid=?", other, run_id)
-            lines.append(f"run {name} ({run_id}): its artifacts are found again in {place}")
-        else:
-            lines.append(f"run {name} ({run_id}): weights.safetensors is missing in {folder}")
-    return lines
 
 
 def _clear_drafts(db: Path) -> list[str]:

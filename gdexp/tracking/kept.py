@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from gdexp.tracking import places, transfer
+from gdexp.tracking import places, spools, transfer
 from gdexp.tracking.places import RUN_ID, serialised, user_cache
 from gdexp.tracking.sqlite import Tables
 
@@ -73,19 +74,30 @@ def add_files(tables: Tables, run_id: str, files: Mapping[str, bytes]) -> None:
         tables.execute("INSERT OR REPLACE INTO files VALUES (?,?,?)", run_id, path, content)
 
 
-def take_in(tables: Tables) -> list[str]:
-    """Bring the runs that were kept for a store into it; return a line for each file."""
-    lines = []
-    for path in list(waiting(tables.path)):
+class Finding(NamedTuple):
+    """Something that was wrong with a store.
+
+    Args:
+        line: that says so.
+        mended: whether all is well now.
+    """
+
+    line: str
+    mended: bool = True
+
+
+def take_in(tables: Tables) -> list[Finding]:
+    """Bring into a store what was kept for it, and what was on its way to a server when its process was cut off."""
+    found = []
+    every = [*((path, _take) for path in waiting(tables.path)), *((path, spools.take) for path in spools.every())]
+    for path, take in every:
         try:
             with serialised(tables.path), closing(Tables(path)) as source:
-                if (count := _take(source, tables)) is not None:
-                    path.unlink()
-                    lines.append(f"the record of {count} run{'s' * (count != 1)}, kept in {path}, is taken in")
+                found += [Finding(line) for line in take(source, tables)]
         except (sqlite3.Error, OSError, ValueError) as error:
             if path.exists():  # else another command was quicker
-                lines.append(f"{path} can't be taken in: {error}")
-    return lines
+                found.append(Finding(f"{path} can't be taken in: {error}", mended=False))
+    return found
 
 
 def waiting(store: Path) -> Iterator[Path]:
@@ -101,11 +113,11 @@ def waiting(store: Path) -> Iterator[Path]:
             yield path
 
 
-def _take(source: Tables, target: Tables) -> int | None:
-    """Bring all runs of a file into a store; return how many, None where they are meant for another store."""
+def _take(source: Tables, target: Tables) -> list[str]:
+    """Bring all runs of a file into a store, and remove it; return a line, none where it is meant for another store."""
     [(store,)] = source.select("SELECT store FROM kept_for")
     if Path(store).name != target.path.name:
-        return None
+        return []
     runs = transfer.finished(source)
     with tempfile.TemporaryDirectory(dir=target.path.parent, prefix=".gdexp-") as scratch:
         for run_id in runs:
@@ -120,4 +132,5 @@ def _take(source: Tables, target: Tables) -> int | None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             transfer.merge(source, target, run_id, folder)
-    return len(runs)
+    source.path.unlink()
+    return [f"the record of {len(runs)} run{'s' * (len(runs) != 1)}, kept in {source.path}, is taken in"]

@@ -6,14 +6,13 @@ where it can go on, and be sent.
 
 import re
 import shutil
-import sqlite3
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
 from gdexp.tracking import endings, transfer
-from gdexp.tracking.places import RUN_ID, serialised, user_cache
+from gdexp.tracking.places import RUN_ID, user_cache
 from gdexp.tracking.sqlite import Tables
 
 
@@ -28,20 +27,22 @@ def make(uri: str, name: str) -> Path:
         return Path(tempfile.mkdtemp(prefix="gdexp-"))
 
 
-def take_in(tables: Tables) -> list[str]:
-    """Bring into a store what is meant for it and was left by processes that are gone; return a line for each run."""
-    lines = []
-    for path in (user_cache() / "spools").glob("*/spool.db"):
-        try:
-            with serialised(tables.path), closing(Tables(path)) as source:
-                if source.select("SELECT store FROM kept_for") != [(str(tables.path.absolute()),)]:
-                    continue
-                if _is_left(source):
-                    lines += _take(source, tables, path.parent)
-                    shutil.rmtree(path.parent, ignore_errors=True)
-        except (sqlite3.Error, OSError, ValueError) as error:
-            if path.exists():
-                lines.append(f"{path} can't be taken in: {error}")
+def every() -> Iterator[Path]:
+    """Yield the stores of runs that are on their way, whoever sends them."""
+    yield from (user_cache() / "spools").glob("*/spool.db")
+
+
+def take(source: Tables, target: Tables) -> list[str]:
+    """Bring runs of a process that is gone into the store that they are meant for; return a line for each.
+
+    Args:
+        source: where they are, which is removed then.
+        target: a store, maybe another one.
+    """
+    if source.select("SELECT store FROM kept_for") != [(str(target.path.absolute()),)] or not _is_left(source):
+        return []
+    lines = _take(source, target, source.path.parent)
+    shutil.rmtree(source.path.parent, ignore_errors=True)
     return lines
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import begins, endings, kept, spools
+from gdexp.tracking import begins, endings, kept
 from gdexp.tracking.address import database as database
 from gdexp.tracking.address import of_file as of_file
 from gdexp.tracking.address import store_uri as store_uri
@@ -73,8 +73,8 @@ def _heal(tables: Tables) -> None:
         warn(f"run {which} is closed as KILLED: its process is gone")
     if len(closed) > _SHOWN:
         warn(f"so are {len(closed) - _SHOWN} more")
-    for line in kept.take_in(tables) + spools.take_in(tables):
-        warn(f"{line}")
+    for finding in kept.take_in(tables):
+        warn(f"{finding.line}")
 
 
 def is_known(db: Path | Tables) -> bool:
