@@ -200,18 +200,18 @@ def _train(
     for line in [*notes, *([parts.start.about] if parts.start else [])]:
         say(line) if progress is None else progress.note_once(line)
     study, data = jobs[0].options.get("experiments"), parts.identity._replace(source=source)
-    record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data, adopts=jobs[0].sweep is None)
+    with stop.watched():  # until its result is said, for by then the run isn't cut off any more
+        adopts = jobs[0].sweep is None
+        record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data, adopts=adopts)
+        if progress is None and ends:  # also where it is the record that went wrong
+            say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
     if error is not None:
         if progress is None and isinstance(error, Refusal):
-            if ends:  # it is the record that went wrong
-                say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
             raise error
         for i, job in enumerate(jobs):
             lost = _lost(runs[i], record, error, i)
             yield job, lost._replace(run_id=None) if isinstance(error, Withdrawn) else lost
         return
-    if progress is None:
-        say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
     for run, (job, end) in enumerate(zip(jobs, ends, strict=True)):
         last = {k: v[-1] for k, v in end.metrics.items()}
         name, params = runs[run].name, dict(runs[run].params)
@@ -236,25 +236,24 @@ def _recorded(
     from gdexp.session import Session
 
     ends: list[End] = []
-    with stop.watched():
-        record = tracking.start(parts.config["tracking"], **begun)
-        try:
-            with record:
-                try:
-                    ends = Session(parts, record, progress, begun["runs"][0].texts).train()
-                except Withdrawn:
-                    record.withdraw()
+    record = tracking.start(parts.config["tracking"], **begun)
+    try:
+        with record:
+            try:
+                ends = Session(parts, record, progress, begun["runs"][0].texts).train()
+            except Withdrawn:
+                record.withdraw()
+                raise
+            except Exception as error:
+                if len(parts.runs) == 1:
                     raise
-                except Exception as error:
-                    if len(parts.runs) == 1:
-                        raise
-                    record.withdraw()
-                    said = next(iter(str(error).splitlines()), "")
-                    raise _Repeat(said if isinstance(error, Apart) else f"{type(error).__name__}: {said}") from error
-        except _Repeat:
-            raise
-        except Exception as error:  # of the user's own code, or of the record
-            return record, ends, error
+                record.withdraw()
+                said = next(iter(str(error).splitlines()), "")
+                raise _Repeat(said if isinstance(error, Apart) else f"{type(error).__name__}: {said}") from error
+    except _Repeat:
+        raise
+    except Exception as error:  # of the user's own code, or of the record
+        return record, ends, error
     return record, ends, None
 
 

@@ -96,9 +96,10 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment, "uri": _store_for(run)}
-    with stop.watched(), tracking.start(config, runs, data=data) as record:
-        ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
-    say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
+    with stop.watched():
+        with tracking.start(config, runs, data=data) as record:
+            ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
+        say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
     return str(record.run_ids[0]), parts.identity.sha256, record.uri
 
 

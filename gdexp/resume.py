@@ -49,15 +49,16 @@ def resume(words: Sequence[str]) -> None:
         typed = " ".join([*earlier, *(word for word in words[1:] if not word.startswith("tracking"))])
         tags = {"gdexp.resumed": typed} if typed else {}
         ends: list[End] = []
-        try:
-            with stop.watched(), tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
-                state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
-                since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
-                say(f"Run {run.name} goes on {since}")
-                ends = Session(parts, record).train(state)
-        finally:
-            if ends:  # also where it is the record that went wrong
-                say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
+        with stop.watched():
+            try:
+                with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
+                    state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
+                    since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
+                    say(f"Run {run.name} goes on {since}")
+                    ends = Session(parts, record).train(state)
+            finally:
+                if ends:  # also where it is the record that went wrong
+                    say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
 
 
 def _check_end(run: Recorded, config: dict[str, Any]) -> None:

@@ -334,13 +334,23 @@ class Recorder:
         try:
             missing = self.flush()
             if missing:  # what failed once may work now
-                self._tables.wait_at_most(1.0)
+                self._open_anew()
                 missing = self.flush()
         finally:
             self._tables.close()
             fold_in(self._tables.path)
         if missing := missing or self._not_found():
             self._keep_elsewhere(missing)
+
+    def _open_anew(self) -> None:
+        """Open the store once more: a connection that met an error of the disk or of a lock may never work again."""
+        self._tables.wait_at_most(1.0)
+        if _file_of(self._tables.path) != self._file:
+            return
+        with suppress(sqlite3.Error, Refusal):
+            fresh = Tables(self._tables.path, timeout=1.0)
+            self._tables.close()
+            self._tables = fresh
 
     def _not_found(self) -> list[str]:
         """Return what isn't in the store that now stands where it was opened, whatever happened to the file."""
