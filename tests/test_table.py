@@ -119,6 +119,7 @@ FILES = {
     "remark": ("# made by X, in 2001\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
     "wide title": ("Report,,\n,,\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
     "sep=": ("sep=,\na,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
+    "no mark of bytes": ("a,b,y\n1.5,2,3.5\n2.5,3,4.5\n", "utf-16-le"),
     "headless remark": ("# table\n# of X\n1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
     "headless": ("1.5,2,3.5\n2.5,3,4.5\n", "utf-8"),
 }
@@ -276,6 +277,18 @@ def test_comments_are_left_out(here):
     write(here, "# by X\na,y\n1,2 # twice\n# none\n3,6\n")
     data = table("t.csv", "y", comment="hash")
     assert data.train[0].tolist() == [[1], [3]] and data.train[1].tolist() == [2, 6]
+
+
+def test_blanks_around_a_text_make_no_other_text(here):
+    write(here, 'a,y\n1," cat"\n2,dog \n3,cat\n4,"dog"\n5,"  "\n')
+    data = table("t.csv", "y", missing="drop")
+    assert data.classes == 2 and data.train[1].tolist() == [0, 1, 0, 1]
+
+
+def test_a_file_of_another_kind_is_told_what_is_read(here):
+    np.savez("t.npz", x=np.ones(3))
+    with pytest.raises(ValueError, match="holds no text: data=table reads CSV and Parquet files"):
+        table("t.npz", "y")
 
 
 def test_zip_codes_are_texts_in_order_of_size(here):

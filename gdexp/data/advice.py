@@ -17,6 +17,8 @@ _SEPARATORS = ("comma", "semicolon", "tab", "pipe")
 _COMMENTS = ("hash", "percent")
 _AS_IT_STANDS = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
 _MOST_LINES = 20  # above the header, as a title or notes
+_START = 4096  # bytes, some of which are 0 where a file holds no text
+_COMPRESSED = {".gz", ".bz2", ".zip", ".xz", ".zst", ".tar"}  # which pandas reads
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -55,6 +57,19 @@ def advice(path: str, dialect: Dialect) -> str:
         "thousands": (style.get("thousands", dialect.thousands), dialect.thousands),
     }
     return " ".join(override(key, value) for key, (value, now) in told.items() if character(value) != character(now))
+
+
+def no_text(path: str, encoding: str) -> str:
+    """Return what to do with a file that holds no text as it is read, empty if it does."""
+    with Path(path).open("rb") as file:
+        start = file.read(_START)
+    if encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")) or start[:2] in _UTF16:
+        return ""
+    if Path(path).suffix in _COMPRESSED or b"\0" not in start:
+        return ""
+    if 0 not in start[::2] and set(start[1::2]) == {0}:
+        return f"holds text of another encoding: add {override('encoding', 'utf-16-le')}"
+    return "holds no text: data=table reads CSV and Parquet files; save it as one, or bring it by data=custom"
 
 
 def line_of_names(path: str, dialect: Dialect, name: str) -> int | None:

@@ -22,7 +22,7 @@ _SPACED = {
 _WITHIN = re.compile(
     r"((?:[^\d,]*[^\w.,-])?)[-+−(]?\s*"
     r"((?:[1-9]\d{0,2}(?:[\s.,'’_]\d{2,3})*[\s.,'’_]\d{3}|\d+|(?=[.,]\d))(?:[.,]\d*)?(?:[eE][-+−]?\d+)?)"
-    r"\s*((?:[^\d.,].*)?)"
+    r"\s*((?:[^\d.,\s].*)?)"
 )
 _NO_WORD = re.compile(r"[\W_]+")  # as ?, -- or *
 _FEW, _MANY = 2, 10  # words among so many different numbers are no names of classes

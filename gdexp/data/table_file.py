@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gdexp.data.advice import advice, holds_separators, looks_like_rows
+from gdexp.data.advice import advice, holds_separators, looks_like_rows, no_text
 from gdexp.data.dialect import Dialect, override
 from gdexp.data.numerals import as_read
 
@@ -106,6 +106,8 @@ def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str
 
 
 def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
+    if words := no_text(path, dialect.encoding):
+        raise ValueError(f"`{key}`: {path} {words}")
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that are text, and read again below
@@ -171,6 +173,7 @@ def _typed(column: pd.Series, text: pd.Series, as_text: bool, dialect: Dialect) 
     """
     if column.isna().all():  # empty, or texts such as NA and None
         return text if text.nunique() > 1 else column.astype(float)
+    text = text.str.strip().replace("", None)
     if as_text:
         return text.where(column.notna()) if is_number(column) else text
     if pd.api.types.infer_dtype(column, skipna=True) == "boolean":
@@ -197,7 +200,7 @@ def _parsed(key: str, path: str, dialect: Dialect, arguments: dict[str, Any]) ->
         if isinstance(error, ValueError) and str(error).startswith("`data."):
             raise
         words = advice(path, dialect)
-        told = f"as it is: add {words}" if words else f"as a table: {error}"
+        told = f"as it is: add {words}" if words else f"as a table: {' '.join(str(error).split())}"
         raise ValueError(f"`{key}`: {path} can't be read {told}") from error
 
 
