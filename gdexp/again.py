@@ -6,11 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gdexp.config import compose, direction, modules, text, trust, variables
-from gdexp.config.check import BEFORE, GROUPS, check, check_targets
+from gdexp.config.check import BEFORE, GROUPS, check, check_targets, leaves
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
+from gdexp.tracking.reader import Which, reading
 from gdexp.tracking.reading import Recorded, read
 
+TRAINED_AS = "gdexp.trained_as"
+STACKED = re.compile(r"stack chunk=(\d{1,9}) threads=\d+")
+LARGEST_STACK = 4096  # runs, as many as are ever put together
+_STACK = re.compile(r"([0-9a-f]{32}) (\d{1,4})")
 _LATER = {  # keys that decide when a run ends and what is seen of it, not what its numbers are
     f"trainer.{name}"
     for name in (
@@ -80,6 +85,59 @@ def check_start(run: Recorded, sha256: str | None) -> None:
     if then != sha256:
         before, now = (f"SHA-256 {s[:12]}…" if s else "none" for s in (then, sha256))
         raise Refusal(f"run {run.run_id}: `model.weights` isn't what it was: {before} then, {now} now")
+
+
+def neighbours(run: Recorded, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of the runs of a stack, in their order; none where they aren't all recorded.
+
+    Only numbers are taken from the others, in which runs of a stack may differ.
+
+    Args:
+        run: one of them.
+        config: of that run, checked and resolved, which stands in its own place.
+    """
+    about, size = _STACK.fullmatch(run.tags.get("gdexp.stack", "")), STACKED.fullmatch(run.tags.get(TRAINED_AS, ""))
+    if about is None or size is None or int(size[1]) > LARGEST_STACK:
+        return []
+    found: dict[int, dict[str, Any]] = {}
+    with reading(run.uri) as reader:
+        rows = reader.rows(Which(sweep=run.tags.get("gdexp.sweep", "")))
+    ids = [row.run_id for row in rows if row.tags.get("gdexp.stack", "").startswith(f"{about[1]} ")]
+    for run_id in ids[:LARGEST_STACK]:
+        other = run if run_id == run.run_id else read(run_id, run.uri)
+        its = _STACK.fullmatch(other.tags.get("gdexp.stack", ""))
+        numbers = _with_numbers(config, other.config)
+        if its is None or its[1] != about[1] or numbers is None:
+            return []
+        found[int(its[2])] = numbers
+    return [found[i] for i in range(int(size[1]))] if found.keys() == set(range(int(size[1]))) else []
+
+
+def place_in_stack(run: Recorded) -> int:
+    """Return the place of a run in the stack that it was trained in."""
+    about = _STACK.fullmatch(run.tags.get("gdexp.stack", ""))
+    return int(about[2]) if about else 0
+
+
+def _with_numbers(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a config with the numbers of another; None where that is no run of the same stack."""
+    found = ours
+    for group in ("seed", "optimizer", "scheduler", "trainer"):
+        for key, value in leaves({group: theirs.get(group)}):
+            if (before := variables.at(ours, key)) == value or isinstance(value, list):
+                continue
+            if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (before, value)):
+                return None
+            found = _set(found, re.findall(r"[^.\[\]]+", key), value)
+    return found
+
+
+def _set(node: Any, path: Sequence[str], value: Any) -> Any:
+    if not path:
+        return value
+    if isinstance(node, list):
+        return [_set(v, path[1:], value) if str(i) == path[0] else v for i, v in enumerate(node)]
+    return {**node, path[0]: _set(node[path[0]], path[1:], value)}
 
 
 def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance: Provenance) -> Iterator[str]:

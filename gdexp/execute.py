@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal, Withdrawn
@@ -285,8 +286,10 @@ def described(
     texts = provenance.texts(configs[0])
     found = []
     pages = written.pages(shown, [job.options for job in jobs])
-    for job, key, (params, text) in zip(jobs, keys, pages, strict=True):
+    stack = uuid4().hex
+    for place, (job, key, (params, text)) in enumerate(zip(jobs, keys, pages, strict=True)):
         name = job.name or "-".join(str(job.options.get(g)) for g in ("model", "data", "optimizer"))
         own = {k: v for k, v in (("gdexp.sweep", job.sweep), ("gdexp.job", key)) if v}
+        own |= {"gdexp.stack": f"{stack} {place}"} if len(jobs) > 1 else {}  # the same numbers need the same neighbours
         found.append(Description(name, params, tags | own, {"config.yaml": text, **texts}))
     return found, masked["data"]

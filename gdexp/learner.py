@@ -212,6 +212,8 @@ class OneRun:
                 f"{type(self.model).__name__}.training_loss must return the loss, or (loss, {{name: number}})"
             )
         loss, numbers = returned
+        if name in numbers:
+            raise Refusal(f"training_loss: the number {name!r} has the name of the loss itself: rename it")
         return {name: loss} | {k: v.detach() if isinstance(v, Tensor) else v for k, v in numbers.items()}, None
 
 

@@ -1,15 +1,25 @@
 """`python -m gdexp.rerun RUN_ID [--verify]`: the same run again, from its record, and whether it is the same."""
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gdexp import stop
-from gdexp.again import check_start, differences, recorded, surroundings
+from gdexp.again import (
+    LARGEST_STACK,
+    STACKED,
+    TRAINED_AS,
+    check_start,
+    differences,
+    neighbours,
+    place_in_stack,
+    recorded,
+    surroundings,
+)
 from gdexp.config.refusal import Refusal
 from gdexp.run import as_command, prepare_process
 from gdexp.terminal import say
@@ -27,8 +37,6 @@ _WEIGHTS = "*.safetensors"
 _OF_TIME = ("rows_per_second", "epoch_seconds", "peak_memory")  # metrics that no run repeats
 _SHOWN = 60  # lines of a recorded diff
 _FIRST = 5  # epochs that are compared where rounding may differ, before training amplifies it
-_STACK = re.compile(r"stack chunk=(\d{1,9}) threads=\d+")
-_LARGEST_STACK = 4096  # runs, as many as are ever put together
 
 
 def main() -> None:
@@ -44,7 +52,8 @@ def rerun(words: Sequence[str]) -> None:
 
     Raises:
         Refusal: the run can't be trained again.
-        SystemExit: with 1 where `--verify` finds a difference, with 3 where it can tell to rounding only.
+        SystemExit: with 1 where `--verify` finds a difference or something has changed, with 3 where it can tell
+            to rounding only.
     """
     verify = "--verify" in words
     run, job = recorded([w for w in words if w != "--verify"], _USAGE, changeable=False, weights=_WEIGHTS)
@@ -61,11 +70,11 @@ def rerun(words: Sequence[str]) -> None:
         say("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
     with local_modules():
         new, data, uri = _trained(run, job, provenance)
-        changed = [*differences(run, job.config, data, provenance), *surroundings(run, provenance)]
-    for line in changed:
+        changed, around = list(differences(run, job.config, data, provenance)), list(surroundings(run, provenance))
+    for line in [*changed, *around]:
         say(f"Not as it was: {line}")
     if verify:
-        sys.exit(_verify(run, read(new, uri, weights=_WEIGHTS), changed))
+        sys.exit(_verify(run, read(new, uri, weights=_WEIGHTS), changed, around))
 
 
 def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, str, str | None]:
@@ -83,23 +92,27 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     loaded = rows.load(job.config["data"], job.options)
     parts = build(job.config, job.options, loaded)
     check_start(run, parts.start and parts.start.sha256)
-    how, stacked = "plain", _STACK.fullmatch(run.tags.get("gdexp.trained_as", ""))
+    how, place, stacked = "plain", 0, STACKED.fullmatch(run.tags.get(TRAINED_AS, ""))
     if stacked:
         try:
-            runs_then = min(max(int(stacked[1]), 2), _LARGEST_STACK)
-            parts = train_as_one(parts, [job.config] * runs_then, job.options, loaded, shared)
+            runs_then = min(max(int(stacked[1]), 2), LARGEST_STACK)
+            if configs := neighbours(run, parts.config):
+                place = place_in_stack(run)
+            first = parts if not place else build(configs[0], job.options, loaded)
+            parts = train_as_one(first, configs or [parts.config] * runs_then, job.options, loaded, shared)
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")
             shared.put_back()
+            place = 0
             parts = build(job.config, job.options, loaded)
     runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
     data = parts.identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment, "uri": _store_for(run)}
     with stop.watched():
         with tracking.start(config, runs, data=data) as record:
-            ends = Session(parts, record if how == "plain" else _First(record, len(parts.runs))).train()
-        say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
+            ends = Session(parts, record if how == "plain" else _Only(record, len(parts.runs), place)).train()
+        say(report(ends[place].outcome, ends[place].metrics, parts, run.name, record))
     return str(record.run_ids[0]), parts.identity.sha256, record.uri
 
 
@@ -120,17 +133,17 @@ def _store_for(run: Recorded) -> str:
     return run.uri
 
 
-class _First:
-    """The record of the first of several runs; the others are there for its bits only."""
+class _Only:
+    """The record of one of several runs; the others are there for its bits only."""
 
     folders: Sequence[Path] = ()
 
-    def __init__(self, record: "Record", runs: int) -> None:
-        self._record = record
+    def __init__(self, record: "Record", runs: int, place: int) -> None:
+        self._record, self._place = record, place
         self.run_ids, self.statuses, self.uri = record.run_ids * runs, record.statuses * runs, record.uri
 
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
-        if run == 0:
+        if run == self._place:
             self._record.add(step, metrics)
 
     def finish(
@@ -140,11 +153,11 @@ class _First:
         tags: Mapping[str, object] | None = None,
         run: int = 0,
     ) -> None:
-        if run == 0:
+        if run == self._place:
             self._record.finish(outcome, files, tags)
 
     def keep(self, weights: Any) -> None:
-        self._record.keep(weights)
+        self._record.keep(lambda run: weights(self._place))
 
     def flush(self) -> Sequence[str]:
         return self._record.flush()
@@ -160,59 +173,81 @@ class _First:
     ) -> None: ...
 
 
-def _verify(old: Recorded, new: Recorded, changed: Sequence[str]) -> int:
-    """Say whether two runs are the same; return the exit code."""
-    curves = _curves(old)
+def _verify(old: Recorded, new: Recorded, changed: Sequence[str], around: Sequence[str]) -> int:
+    """Say whether two runs are the same; return the exit code.
+
+    Args:
+        old: as recorded.
+        new: trained again.
+        changed: what would make it another run: data, code, versions.
+        around: in what the machine differs, which the bits may show.
+    """
     losses = len(old.metrics.get("train_loss", []))
-    tensors = sum(map(len, old.weights.values()))
+    tensors = sum(map(len, new.weights.values()))
     found = list(_differing(old, new))
     if not found:
-        say(f"identical: {losses} losses, {tensors} tensors, 0 bits differ")
-        return 0
-    if _STACK.fullmatch(old.tags.get("gdexp.trained_as", "")) and not changed and _close(curves, _curves(new)):
+        said = f"identical: {losses} losses, {tensors} tensors, 0 bits differ"
+        say(f"{said}, though not all is as it was: {'; '.join(changed)}" if changed else said)
+        return 1 if changed else 0
+    if STACKED.fullmatch(old.tags.get(TRAINED_AS, "")) and not [*changed, *around] and _close(old, new):
         say(f"the same to 1e-6 over the first {_FIRST} epochs: a stack with other neighbours may round differently")
         return 3
     for line in found[:2]:
         say(f"differs: {line}")
-    causes = list(changed) or ["nothing that is recorded; a calculation that isn't deterministic?"]
+    causes = [*changed, *around] or ["nothing that is recorded; a calculation that isn't deterministic?"]
     say("likely cause: " + "; ".join(causes))
     return 1
 
 
 def _differing(old: Recorded, new: Recorded) -> Iterator[str]:
-    """Yield the first number and the first tensor in which two runs differ."""
-    before, after = _curves(old), _curves(new)
-    for step in sorted({step for curve in before.values() for step, _ in curve}):
-        for key, curve in before.items():
-            then, now = dict(curve).get(step), dict(after.get(key, [])).get(step)
-            if then is not None and then != now:
+    """Yield the first number and the first tensor in which two runs differ, of what gdexp wrote: the new run has it."""
+    yield from islice(_numbers(old, new), 1)
+    yield from islice(_tensors(old, new), 1)
+
+
+def _numbers(old: Recorded, new: Recorded) -> Iterator[str]:
+    before, after = ({key: dict(points) for key, points in _curves(run).items()} for run in (old, new))
+    for step in sorted({step for curve in after.values() for step in curve} | set(before.get("train_loss", {}))):
+        for key, curve in after.items():
+            then, now = before.get(key, {}).get(step), curve.get(step)
+            if repr(then) != repr(now):  # 0.0 and -0.0 have other bits
                 yield f"{key} at epoch {step}: {then!r} then, {now!r} now"
-                break
-        else:
-            continue
-        break
-    for file, tensors in old.weights.items():
-        for name, tensor in tensors.items():
-            other = new.weights.get(file, {}).get(name)
-            if other is None or other.shape != tensor.shape or other.dtype != tensor.dtype:
+
+
+def _tensors(old: Recorded, new: Recorded) -> Iterator[str]:
+    import torch
+
+    for file, tensors in new.weights.items():
+        before = old.weights.get(file, {})
+        for name in {**tensors, **before}:
+            then, now = before.get(name), tensors.get(name)
+            if then is None or now is None or then.shape != now.shape or then.dtype != now.dtype:
                 yield f"{name} in {file} is missing or has another shape"
-                return
-            places = (tensor != other) & ~((tensor != tensor) & (other != other))  # NaN is NaN
-            if places.any():
-                index = tuple(places.nonzero()[0].tolist())
-                yield f"{name}{list(index)} in {file}: {tensor[index].item()!r} then, {other[index].item()!r} now"
-                return
+            elif (place := _other_bits(then, now)) is not None:
+                index = [int(i) for i in torch.unravel_index(torch.tensor(place), then.shape)]
+                was, isnt = (t.flatten()[place].item() for t in (then, now))
+                yield f"{name}{index} in {file}: {was!r} then, {isnt!r} now"
+
+
+def _other_bits(then: "Tensor", now: "Tensor") -> int | None:
+    """Return the place of the first number with other bits."""
+    import torch
+
+    pair = [t.contiguous().flatten().view(torch.uint8) for t in (then, now)]
+    places = (pair[0] != pair[1]).nonzero()
+    return int(places[0]) // then.element_size() if len(places) else None
 
 
 def _curves(run: Recorded) -> dict[str, list[tuple[int, float]]]:
     return {k: v for k, v in run.metrics.items() if k not in _OF_TIME}
 
 
-def _close(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _close(old: Recorded, new: Recorded) -> bool:
+    before = _curves(old)
     return all(
-        math.isclose(then, dict(after.get(key, [])).get(step, math.nan), rel_tol=1e-6, abs_tol=1e-12)
-        for key, curve in before.items()
-        for step, then in curve
+        math.isclose(now, dict(before.get(key, [])).get(step, math.nan), rel_tol=1e-6, abs_tol=1e-12)
+        for key, curve in _curves(new).items()
+        for step, now in curve
         if step <= _FIRST
     )
 

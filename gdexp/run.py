@@ -171,6 +171,7 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         varied = grid.sweep_keys(parsed) if multirun else [o.get_key_element() for o in parsed]
         sweep = sweeps.setdefault("id", os.urandom(16).hex()) if multirun else None
         try:
+            compose.check_axes(varied if multirun else ())
             prepare_process()
             [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
         except Exception as error:

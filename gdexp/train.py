@@ -295,6 +295,8 @@ class Loop:
             self._broken = True
             return self._diverged(found)
         for place in places:
+            if both := found[place].keys() & validated[place].keys():
+                raise Refusal(f"{min(both)} is measured on the training rows and on others: rename one of the two")
             found[place] |= validated[place]
         return []
 

@@ -244,7 +244,7 @@ def test_record_of_a_stacked_run_is_that_of_the_run_alone(stocked):
     client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
     one, other = client.get_run(stacked), client.get_run(alone)
     assert one.data.params == other.data.params and one.data.metrics.keys() == other.data.metrics.keys()
-    own = {"gdexp.sweep", "gdexp.job", "gdexp.trained_as", "mlflow.runName"}
+    own = {"gdexp.sweep", "gdexp.job", "gdexp.stack", "gdexp.trained_as", "mlflow.runName"}
     assert {k: v for k, v in one.data.tags.items() if k not in own} == {
         k: v for k, v in other.data.tags.items() if k not in own
     }

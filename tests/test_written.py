@@ -20,6 +20,61 @@ def test_typed_is_the_inverse_of_hydras_parser():
         assert again == value and type(again) is type(value), (value, written.typed(value))
 
 
+def test_typed_mappings_are_read_back():
+    draw = random.Random(1)
+
+    def text(letters):
+        return "k" + "".join(draw.choices(letters, k=draw.randint(0, 6)))
+
+    def value(depth):
+        inner = [value(depth - 1) for _ in range(draw.randint(0, 3))] if depth else []
+        if draw.random() < 0.5:
+            return {text("aZ0 /$%*@?|+-_.\\()[]{}:=,"): own for own in inner}
+        return inner or draw.choice([text("aü\\'\"{}: "), None, True, 1, -0.5, 1e22, "null", "1"])
+
+    for _ in range(1000):
+        given = {"node": value(3), 3: "three"}
+        assert grid.parser().parse_override(f"key={written.typed(given)}").value() == given
+
+
+@pytest.mark.parametrize(
+    "words", [["+tracking.uri=a,b"], ["sweep.each={sgd: {tracking.uri: 'a,b'}}", "optimizer=sgd,adam"]]
+)
+def test_no_other_way_makes_an_axis_of_the_record(stocked, words):
+    with pytest.raises(ValueError, match=r"tracking\.uri` is one for the whole sweep"):
+        gdexp.launch(words, multirun=True)
+
+
+NET = """
+import torch
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+    def training_loss(self, batch):
+        return ((self(batch[0]) - batch[1]) ** 2).mean(), {NUMBERS}
+"""
+NUMBERS = ["{'train_loss': 1.0}", "{'loss': 1.0}", "{'lr': 1.0}", "{'val_loss': 1.0}", "{'a': 1.0, 'val_a': 2.0}"]
+NUMBERS += ["{'err<1': 1.0, 'err>1': 2.0}", "{'a' * 300: 1.0}", "{3: 1.0}", "{'test_a_ema': 1.0, 'a': 2.0}"]
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_own_numbers_never_meet_others(stocked, numbers):
+    (stocked / "net.py").write_text(NET.replace("NUMBERS", numbers).replace("{{", "{").replace("}}", "}"))
+    words = ["model=custom", "model._target_=net.Net", "loss=none", "trainer.epochs=2", "data.val_fraction=0.2"]
+    with pytest.raises(ValueError, match=r"^training_loss: .*"):
+        gdexp.launch(words)
+    assert len(gdexp.runs()) == 0
+
+
+@pytest.mark.parametrize("names", [["mine.loss"], ["mine.accuracy"], ["mine.f", "yours.f"], ["mine.f1", "f1"]])
+def test_own_metrics_never_meet_others(stocked, names):
+    for module in ("mine", "yours"):
+        (stocked / f"{module}.py").write_text("def f(o, t):\n    return o.mean()\nf1 = loss = accuracy = f\n")
+    words = ["data=digits", "model=mlp", "loss=cross_entropy", "trainer.epochs=1", f"metrics=[{','.join(names)}]"]
+    with pytest.raises(ValueError, match=r"^`metrics`: .* rename it"):
+        gdexp.launch(words)
+
+
 def test_where_runs_are_recorded_is_no_axis(stocked):
     with pytest.raises(ValueError, match=r"`tracking\.experiment` is one for the whole sweep"):
         gdexp.launch(["tracking.experiment=a,b"], multirun=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from gdexp.build import fit, rows, updates, weighting
+from gdexp.build import fit, names, rows, updates, weighting
 from gdexp.build.broadcast import Crossing, NoCrossing
 from gdexp.build.untouched import untouched
 from gdexp.config.refusal import Refusal
@@ -211,6 +211,8 @@ class _Trial:
         if value.numel() != 1:
             cure = "; `loss.reduction` must be mean or sum" if _is_known(self._loss) and self._loss else ""
             raise Refusal(f"{what} must return one number, got the shape {list(value.shape)}{cure}")
+        if self._loss is None:
+            names.check_numbers(measures.keys() - {"train_loss"}, self._tried.config)
         for name, number in measures.items():
             if not isinstance(number, (Tensor, int, float)) or (isinstance(number, Tensor) and number.numel() != 1):
                 raise Refusal(f"{what}: {name!r} must be one number, got {_described(number)}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gdexp.build import fit
+from gdexp.build import fit, names
 from gdexp.build.libraries import Shape, adapted, is_library
 from gdexp.build.weighting import may_ignore
 from gdexp.config import targets
@@ -39,6 +39,7 @@ def make_metrics(wanted: Sequence[str], loss: Any, data: TensorData, reading: Re
     """
     if wanted and loss is None:
         raise Refusal("`metrics` needs a loss: a model returns numbers of its own beside its training_loss")
+    names.check_metrics(wanted)
     apart = [name for name in wanted if not _is_of_train(name)]
     if apart and data.val is None and data.test is None:
         raise Refusal(

@@ -86,12 +86,12 @@ def _fixed(parsed: Iterable[Override]) -> list[str]:
 def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
     """Compose every point of a sweep: by Hydra for each choice of options, by plain values on a copy of that."""
     swept = [o for o in parsed if o.is_sweep_override()]
-    if wrong := [o.get_key_element() for o in swept if o.get_key_element().partition(".")[0] in _WHOLE]:
-        raise Refusal(f"`{wrong[0]}` is one for the whole sweep and can't be swept")
+    check_axes(o.get_key_element() for o in swept)
     fixed, identity = _fixed(parsed), uuid4().hex
     bases: dict[tuple[str, ...], Job] = {}
     jobs: list[Job] = []
     for point in grid.points(swept, sweep):
+        check_axes(s.key for s in point)  # of `sweep.each`, too
         plain = [setting for setting in point if _is_plain(setting)]
         choice = tuple(f"{s.key}={s.text}" for s in point if s not in plain)
         if choice not in bases:  # with all of the words, so that Hydra refuses a key that isn't there
@@ -106,6 +106,13 @@ def _grid(parsed: Sequence[Override], sweep: Any) -> list[Job]:
             secrets.learn(resolved(source), source)
         jobs.append(Job(resolved(source), source, bases[choice].options, name, identity, len(jobs) + 1))
     return jobs
+
+
+def check_axes(keys: Iterable[str]) -> None:
+    """Refuse to vary what a sweep has as a whole."""
+    for key in keys:
+        if re.split(r"[./@]", key.lstrip("+~"))[0] in _WHOLE:
+            raise Refusal(f"`{key}` is one for the whole sweep and can't be swept")
 
 
 def _is_plain(setting: grid.Setting) -> bool:

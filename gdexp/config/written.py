@@ -60,7 +60,7 @@ def pages(
 
 
 def typed(value: object) -> str:
-    """Return a value as one types it to Hydra.
+    """Return a value as one types it to Hydra, whose grammar has no quotes for the keys of a mapping.
 
     >>> typed(0.01), typed(True), typed(None), typed([16, 64]), typed("relu"), typed("null")
     ('0.01', 'true', 'null', '[16, 64]', 'relu', "'null'")
@@ -72,13 +72,17 @@ def typed(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(typed, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k}: {typed(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{_typed_key(k)}: {typed(v)}' for k, v in value.items())}}}"
     if isinstance(value, str):
         if _PLAIN_TEXT.fullmatch(value) and not _OTHER_TYPE.fullmatch(value):
             return value
         escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash is one, but before a quote
         return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
     return repr(value)
+
+
+def _typed_key(key: object) -> str:
+    return re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", key) if isinstance(key, str) else typed(key)
 
 
 def _changes(old: Any, new: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
