@@ -92,28 +92,29 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     loaded = rows.load(job.config["data"], job.options)
     parts = build(job.config, job.options, loaded)
     check_start(run, parts.start and parts.start.sha256)
+    own, identity, start = parts.config, parts.identity, parts.start  # in a stack the first run's stand for all
     how, place, stacked = "plain", 0, STACKED.fullmatch(run.tags.get(TRAINED_AS, ""))
     if stacked:
         try:
             runs_then = min(max(int(stacked[1]), 2), LARGEST_STACK)
-            if configs := neighbours(run, parts.config):
+            if configs := neighbours(run, own):
                 place = place_in_stack(run)
             first = parts if not place else build(configs[0], job.options, loaded)
-            parts = train_as_one(first, configs or [parts.config] * runs_then, job.options, loaded, shared)
+            parts = train_as_one(first, configs or [own] * runs_then, job.options, loaded, shared)
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")
             shared.put_back()
             place = 0
             parts = build(job.config, job.options, loaded)
-    runs, source = described([job], [parts.config], how, provenance, parts.identity, parts.start)
-    data = parts.identity._replace(source=source)
+    runs, source = described([job], [own], how, provenance, identity, start)
+    data = identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment, "uri": _store_for(run)}
     with stop.watched():
         with tracking.start(config, runs, data=data) as record:
             ends = Session(parts, record if how == "plain" else _Only(record, len(parts.runs), place)).train()
         say(report(ends[place].outcome, ends[place].metrics, parts, run.name, record))
-    return str(record.run_ids[0]), parts.identity.sha256, record.uri
+    return str(record.run_ids[0]), identity.sha256, record.uri
 
 
 def _store_for(run: Recorded) -> str:

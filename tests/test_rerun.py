@@ -57,6 +57,8 @@ def test_run_of_a_stack_is_repeated_with_its_neighbours(gdexp_run, stocked, whic
     said = {0: "0 bits differ", 3: "may round differently"}
     assert done.returncode in ((0, 3) if which == "lone" else (0,)), done.stdout + done.stderr
     assert said[done.returncode] in done.stdout
+    again = gdexp.runs().set_index("run_id").drop(table.run_id).iloc[0]
+    assert again["optimizer.lr"] == gdexp.runs().set_index("run_id")["optimizer.lr"][run_id]
 
 
 def test_own_later_metrics_are_no_difference_and_lost_ones_are(stocked, capsys):

@@ -166,7 +166,22 @@ def _doubt(module: ModuleType, file: Path, text: str) -> str | None:
         raise Refusal(
             f"{_here(file)} has changed since this process imported it: importlib.reload it, or start Python anew"
         )
-    return None if compiled else f"{_here(file)} may have changed since this process imported it"
+    if compiled is None and not _has_values(module, text):
+        return f"{_here(file)} may have changed since this process imported it"
+    return None
+
+
+def _has_values(module: ModuleType, text: str) -> bool:
+    """Say whether a module has the values that its text writes out."""
+    for node in ast.parse(text).body:
+        names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
+        try:
+            value = repr(ast.literal_eval(node.value)) if isinstance(node, ast.Assign) else ""
+        except (ValueError, TypeError):
+            continue
+        if any(repr(getattr(module, name, None)) != value for name in names):
+            return False
+    return True
 
 
 def _compiled(module: ModuleType) -> CodeType | None:
