@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 import gdexp
 
 HEAD = """
-import collections, enum, itertools, random
-from dataclasses import dataclass
+import array, collections, contextvars, ctypes, datetime, decimal, enum, functools, hashlib, io, itertools
+import multiprocessing, queue, random, threading, weakref
+from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
@@ -129,6 +130,101 @@ class Globals(Net):
         type(self).n += 1
         return 1 + COUNT / 9 + BOX["n"] / 8 + self.n / 7
 
+class Slots:
+    __slots__ = ("a", "__b")
+    def __init__(self):
+        self.a = self.__b = 0
+    def up(self):
+        self.a += 1
+        self.__b += 2
+        return self.a + self.__b
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    n: int = 0
+
+class Log(list):
+    pass
+
+class Memory(Net):
+    def prepare(self):
+        self.bytes, self.numbers, self.c = bytearray(1), array.array("d", [0.0]), ctypes.c_int(0)
+        self.shared, self.text = multiprocessing.Value("d", 0.0), io.StringIO("1.0")
+        self.view = memoryview(bytearray(8)).cast("d")
+        self.masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+        self.pairs = np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])
+        self.lists = np.array([[0], [0]], dtype=object)
+    def factor(self):
+        self.bytes.append(1)
+        self.numbers[0] += 0.1
+        self.c.value += 1
+        self.shared.value += 0.1
+        self.view[0] += 0.1
+        self.masked = self.masked * 1.01
+        self.pairs["a"][0] += 0.1
+        self.lists[1, 0] += 1
+        text = float(self.text.getvalue())
+        self.text.seek(0)
+        self.text.write(f"{text + 0.1:.1f}")
+        own = sum(self.bytes) / 9 + self.numbers[0] + self.c.value / 9 + self.shared.value + self.view[0]
+        return own + text + float(self.masked.sum()) + self.pairs["a"][0] + self.lists[1, 0] / 9
+
+class Held(Net):
+    def prepare(self):
+        self.slots, self.settings, self.log = Slots(), Settings(), Log()
+        self.last = collections.OrderedDict(a=1, b=2, c=3)
+        self.queue, self.local, self.lock = queue.Queue(), threading.local(), threading.Lock()
+        self.log.n = self.local.n = 0
+        self.weak = weakref.WeakKeyDictionary({self.layer: 0})
+        self.day, self.price = datetime.datetime(2020, 1, 1), decimal.Decimal("0.1")
+        self.seeds = np.random.SeedSequence(3)
+        calls = 0
+        def halved(grad):
+            nonlocal calls
+            calls += 1
+            return grad / calls
+        self.layer.weight.register_hook(halved)
+    def factor(self):
+        self.log.n += 1
+        self.settings = replace(self.settings, n=self.settings.n + 1)
+        self.queue.put(self.log.n)
+        self.local.n += 1
+        self.weak[self.layer] += 1
+        self.last.move_to_end(next(iter(self.last)))
+        self.last[self.log.n] = self.log.n
+        self.day += datetime.timedelta(days=1)
+        self.price += decimal.Decimal("0.1")
+        drawn = np.random.default_rng(self.seeds.spawn(1)[0]).random()
+        with self.lock:
+            own = self.slots.up() + self.log.n + self.settings.n + self.local.n + self.weak[self.layer]
+        own += sum(self.queue.queue) + self.day.day + next(iter(self.last.values()))
+        return own / 99 + float(self.price) + drawn
+
+VARIABLE = contextvars.ContextVar("VARIABLE")
+
+@functools.lru_cache(maxsize=4)
+def drawn(n, scale=1.0):
+    return torch.randn(()).item() * scale
+
+class Hidden(Net):
+    class settings:
+        n = 0
+    def prepare(self):
+        self.n = 0
+    @functools.cache
+    def remembered(self, n):
+        return self.layer.weight.detach().abs().sum()
+    def factor(self):
+        global LATE
+        self.n += 1
+        if self.n == 1:
+            LATE = 0
+        LATE += 1
+        self.settings.n += 1
+        VARIABLE.set(VARIABLE.get(0) + 1)
+        own = drawn(self.n % 3, scale=0.5) + self.remembered(self.n % 5)
+        return 9 + (LATE + VARIABLE.get() + self.settings.n) / 9 + own
+
 class Plain(nn.Module):
     def __init__(self, in_features):
         super().__init__()
@@ -240,7 +336,8 @@ def loader(name):
     return ["data=custom", f"data._target_=dat.{name}", *PLAIN, "loss=cross_entropy"]
 
 
-RUNS = {name: net(name) for name in ("Numbers", "Containers", "Tensors", "Generators", "Parts", "Globals")} | {
+MODELS = ("Numbers", "Containers", "Tensors", "Generators", "Parts", "Globals", "Memory", "Held", "Hidden")
+RUNS = {name: net(name) for name in MODELS} | {
     "buffers of the loss": [*IRIS, *PLAIN, "loss=custom", "loss._target_=net.Centered"],
     "optimizer": [*SIMPLE, "optimizer=custom", "optimizer._target_=net.Masters", "trainer.dtype=bfloat16"],
     "scheduler": [*SIMPLE, "scheduler=custom", "scheduler._target_=net.Falling"],
@@ -287,8 +384,9 @@ def newest():
     return query("SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1")[0][0]
 
 
-def test_resumed_run_counts_on(gdexp_run, folder):
-    words = [*net("Numbers"), "trainer.checkpoint_every=1"]
+@pytest.mark.parametrize("name", ["Numbers", "Memory"])
+def test_resumed_run_counts_on(gdexp_run, folder, name):
+    words = [*net(name), "trainer.checkpoint_every=1"]
     whole, cut = (gdexp.launch([*words, f"trainer.epochs={n}"]).run_id[0] for n in (6, 3))
     assert gdexp_run(cut, "trainer.epochs=6", module="gdexp.resume").returncode == 0
     assert same(whole, cut)
@@ -318,6 +416,23 @@ LOST = {
     "a generator": ("self.x = iter(i for i in range(999))", "next(self.x)", "model.x"),
     "a new object": ("self.x = None", "self.x = Thing(1)", "model.x"),
     "another function": ("self.x = torch.relu", "self.x = torch.tanh", "model.x"),
+    "a hook on a parameter": (
+        "self.n = 0",
+        "self.layer.weight.register_hook(lambda g: g / 2)",
+        "model.layer.weight._backward_hooks",
+    ),
+    "what can't be looked into": ("self.x = hashlib.sha256()", "self.x.update(b'a')", "model.x"),
+    "a queue without a view": ("self.x = queue.SimpleQueue()", "self.x.put(1)", "model.x"),
+    "a generator in the middle": (
+        "self.x = iter(v for v in [1.0] * 99); next(self.x)",
+        "next(self.x)",
+        "model.x",
+    ),
+    "one of several in a set": (
+        "self.x = {Thing(1), Thing(2)}",
+        "min(self.x, key=lambda t: t.v).v -= 1",
+        "model.x{…}",
+    ),
     "of a submodule": ("self.layer.x = {'a': [None]}", "self.layer.x['a'][0] = Thing(1)", "model.layer.x['a'][0]"),
 }
 

@@ -5,7 +5,6 @@ An object that the parts had from the start stands as its path; one that is new 
 two attributes that held one object do so again.
 """
 
-import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from enum import Enum
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdexp.build import kinds
+from gdexp.build import contents, kinds
 from gdexp.config.refusal import Refusal
 
 _LISTS: dict[str, Callable[..., Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _DICTS = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
-_BITS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
+UNORDERED = "{…}"  # in the path of what can't be told from its neighbours in another process
 
 
 class Unkept(Refusal):
@@ -57,6 +56,8 @@ class Encoder:
         if type(value) in kinds.SCALARS:
             return value
         if (there := self._known(value)) is not None:
+            if UNORDERED in there:
+                raise Unkept(path, value)
             return ["was", there]
         if value is before and not isinstance(value, (list, dict, set, deque, Tensor)):
             return ["same"]
@@ -76,10 +77,16 @@ class Encoder:
         if type(value) is _DICTS.get(kind) or (type(value) is defaultdict and _is_alike(value, before)):
             pairs = [[self(path, k), self(f"{path}[{k!r}]", v, _at(before, k))] for k, v in value.items()]
             return [kind, number, pairs]
+        if isinstance(value, Enum) and (home := self._known(type(value))) is not None:
+            return ["enum", number, value.name, ["was", home]]
         if type(value) is not type(before):
             raise Unkept(path, value)
         if isinstance(value, Enum):
             return ["enum", number, value.name]
+        if isinstance(value, np.ndarray):
+            old = dict(kinds.attributes(before))
+            own = [[n, self(f"{path}.{n}", v, old.get(n))] for n, v in kinds.attributes(value)]
+            return ["subclass", number, self(path, value.view(np.ndarray)), own]
         if isinstance(value, tuple) and hasattr(type(value), "_make"):
             return ["namedtuple", number, [self(f"{path}[{i}]", v, before[i]) for i, v in enumerate(value)]]
         if _can_be_made(value):
@@ -95,20 +102,18 @@ class Encoder:
                 return ["tensor", value.detach(), value.requires_grad, isinstance(value, nn.Parameter)]
             place = list(value.size()), list(value.stride()), value.storage_offset()
             return ["view", owner, *place, value.requires_grad]
-        if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
-            whole = torch.tensor(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        if (type(value) is np.ndarray or isinstance(value, np.generic)) and not value.dtype.hasobject:
+            whole = torch.from_numpy(np.ascontiguousarray(value).reshape(-1).view(np.uint8).copy())
             kind = "array" if isinstance(value, np.ndarray) else "scalar"
-            return [kind, value.dtype.str, list(value.shape), whole]
+            return [kind, np.lib.format.dtype_to_descr(value.dtype), list(value.shape), whole]
         if isinstance(value, torch.Size):
             return ["size", list(value)]
         if isinstance(value, (torch.dtype, torch.device)):
             return [type(value).__name__, str(value).removeprefix("torch.")]
         if isinstance(value, (range, slice)):
             return [type(value).__name__, *(self(path, v) for v in (value.start, value.stop, value.step))]
-        if (state := kinds.generator_state(value)) is not None:
-            bits = type(getattr(value, "bit_generator", value)).__name__
-            device = str(value.device) if isinstance(value, torch.Generator) else ""
-            return ["generator", type(value).__name__, bits, device, self(path, state)]
+        if (told := contents.told(value)) is not None:
+            return ["made", told[0], self(path, told[1])]
         return None
 
 
@@ -164,7 +169,12 @@ class Decoder:
                 dict.__setitem__(pairs, key, self(v, _at(before, key)))
             return pairs
         if kind == "enum":
-            return type(before)[content[0]]
+            return (self(content[1]) if content[1:] else type(before))[content[0]]
+        if kind == "subclass":
+            like = self._new[number] = self(content[0]).view(type(before))
+            old = dict(kinds.attributes(before))
+            kinds.set_attributes(like, [(n, self(v, old.get(n))) for n, v in content[1]])
+            return like
         if kind == "namedtuple":
             return type(before)._make(self._members(content[0], before))
         if kind == "object" and type(before).__qualname__ == content[0]:
@@ -181,20 +191,8 @@ class Decoder:
     def view(self, _: Any, owner: str, size: list[int], stride: list[int], offset: int, requires_grad: bool) -> Tensor:
         return self._known(owner).detach().as_strided(size, stride, offset).requires_grad_(requires_grad)
 
-    def array(self, _: Any, dtype: str, shape: list[int], whole: Tensor) -> Any:
-        return whole.numpy().copy().view(np.dtype(dtype)).reshape(shape)
-
-    def generator(self, _: Any, kind: str, bits: str, device: str, state: Any) -> Any:
-        makers: dict[str, Callable[[], Any]] = {"Random": random.Random, "RandomState": np.random.RandomState}
-        if kind == "Generator" and device:
-            makers[kind] = lambda: torch.Generator(device)
-        elif kind == "Generator" and bits in _BITS:
-            makers[kind] = lambda: np.random.Generator(getattr(np.random, bits)())
-        elif kind in _BITS:
-            makers[kind] = getattr(np.random, kind)
-        made = makers[kind]()
-        kinds.set_generator_state(made, self(state))
-        return made
+    def array(self, _: Any, dtype: Any, shape: list[int], whole: Tensor) -> Any:
+        return whole.numpy().copy().view(np.lib.format.descr_to_dtype(dtype)).reshape(shape)
 
     def _members(self, told: list[Any], before: Any) -> list[Any]:
         return [self(v, _at(before, i)) for i, v in enumerate(told)]
@@ -205,7 +203,7 @@ _LEAVES: dict[str, Callable[..., Any]] = {
     "view": Decoder.view,
     "array": Decoder.array,
     "scalar": lambda *told: Decoder.array(*told)[()],
-    "generator": Decoder.generator,
+    "made": lambda self, _, name, content: contents.made(name, self(content)),
     "size": lambda self, _, sizes: torch.Size(sizes),
     "dtype": lambda self, _, name: getattr(torch, name),
     "device": lambda self, _, name: torch.device(name),

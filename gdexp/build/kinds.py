@@ -3,18 +3,23 @@
 Knows no run: `gdexp.build.objects` walks through a run's parts with these.
 """
 
+import dis
 import functools
+import gc
+import inspect
 import io
-import itertools
-import random
+import pickle
+import queue
 import sys
 import sysconfig
 import types
-from collections import deque
-from collections.abc import Iterable, Iterator
+import warnings
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +30,26 @@ import gdexp
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 Items = list[tuple[Any, Any]]  # label and child
 
+_OF_PYTHON = 1 << 9  # the flag of types that are made while a program runs
+
 # what they hold is never part of a calculation: writers, locks, tables that fill caches when they are read
 _INERT = {
-    *("abc", "asyncio", "concurrent", "datetime", "decimal", "fractions", "inspect", "logging", "matplotlib"),
-    *("mlflow", "multiprocessing", "pandas", "pathlib", "PIL", "pyarrow", "queue", "re", "sqlite3", "tensorboard"),
-    *("tensorboardX", "threading", "tqdm", "typing", "uuid", "wandb", "weakref", "_thread", "_weakref"),
+    *("asyncio", "concurrent", "logging", "matplotlib", "mlflow", "multiprocessing", "pandas", "PIL", "pyarrow"),
+    *("_multiprocessing", "sqlite3", "tensorboard", "tensorboardX", "threading", "tqdm", "wandb", "_thread"),
 }
+# but what these hold is
+_NOT_INERT = {
+    *("_thread._local", "threading.Event", "threading.Condition", "threading.Semaphore"),
+    *("threading.BoundedSemaphore", "multiprocessing.sharedctypes"),
+}
+_FIXED_MODULES = {"abc", "_abc", "datetime", "fractions", "inspect", "pathlib", "re", "typing", "uuid"}
+_FIXED = (
+    *(type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, types.GenericAlias, types.UnionType),
+    *(type(...), type(NotImplemented), types.GetSetDescriptorType, types.MemberDescriptorType),
+    *(types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType, property),
+    *(Enum, np.generic, np.dtype, np.ufunc, range, slice, weakref.ProxyType, weakref.CallableProxyType),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
 
 
 @functools.cache
@@ -48,25 +67,57 @@ def users(module: str | None) -> bool:
     return not any(place.is_relative_to(other.resolve()) for other in others)
 
 
+def is_fixed(value: Any) -> bool:
+    """Say whether a value can't change, or is none that a calculation depends on."""
+    if isinstance(value, _FIXED):
+        return True
+    kind = type(value)
+    top = kind.__module__.partition(".")[0]
+    if top in _FIXED_MODULES or f"{kind.__module__}.{kind.__name__}" == "decimal.Decimal":
+        return True
+    if {kind.__module__, f"{kind.__module__}.{kind.__name__}"} & _NOT_INERT:
+        return False
+    return top in _INERT or kind.__module__.startswith("torch.utils.tensorboard")
+
+
 def is_object(value: Any) -> bool:
     """Say whether a value is an instance whose attributes may be state."""
-    kind = type(value)
-    if isinstance(value, (type, types.ModuleType, Enum, torch.dtype, torch.device, torch.Generator)):
-        return False
-    if kind.__module__.partition(".")[0] in _INERT or kind.__module__.startswith("torch.utils.tensorboard"):
-        return False
-    return hasattr(value, "__dict__") or any("__slots__" in vars(c) for c in kind.__mro__)
+    return not is_fixed(value) and (
+        hasattr(value, "__dict__") or any("__slots__" in vars(c) for c in type(value).__mro__)
+    )
+
+
+def is_foreign(value: Any) -> bool:
+    """Say whether an object holds something beside its attributes, of a class that isn't written in Python."""
+    if isinstance(value, (io.IOBase, types.GeneratorType, queue.SimpleQueue)):
+        return True
+    base = next(c for c in type(value).__mro__ if not c.__flags__ & _OF_PYTHON)
+    return base not in (object, types.SimpleNamespace, *SCALARS)
 
 
 def attributes(value: Any) -> Items:
     """Return the attributes that an instance has of its own."""
     found = dict(getattr(value, "__dict__", {}))
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found.setdefault(name, getattr(value, name))
+    for name in slots(value):
+        if hasattr(value, name):
+            found.setdefault(name, getattr(value, name))
     return list(found.items())
+
+
+def slots(value: Any) -> list[str]:
+    """Return the names of an instance's slots."""
+    kind: Any = type(value)
+    return _slots(kind)
+
+
+@functools.cache
+def _slots(kind: Any) -> list[str]:
+    """Return the names of slots as they are stored: a private one's has the name of its class in it."""
+    found = []
+    for one in kind.__mro__:
+        if "__slots__" in vars(one):
+            found += [name for name, v in vars(one).items() if isinstance(v, types.MemberDescriptorType)]
+    return found
 
 
 def set_attributes(value: Any, items: Items) -> None:
@@ -74,6 +125,9 @@ def set_attributes(value: Any, items: Items) -> None:
     wanted, own = dict(items), getattr(value, "__dict__", {})
     for name in own.keys() - wanted.keys():
         del own[name]
+    for name in slots(value):
+        if name not in wanted and hasattr(value, name):
+            object.__delattr__(value, name)
     for name, child in items:
         if hasattr(value, "__dict__") and not hasattr(type(value).__dict__.get(name), "__set__"):
             own[name] = child
@@ -86,7 +140,7 @@ def class_attributes(kind: type) -> Items:
     return [
         (name, value)
         for name, value in vars(kind).items()
-        if not name.startswith("__") and not callable(value) and not hasattr(value, "__get__")
+        if not name.startswith("__") and (isinstance(value, type) or not hasattr(value, "__get__"))
     ]
 
 
@@ -98,12 +152,12 @@ def set_class_attributes(kind: type, items: Items) -> None:
         setattr(kind, name, value)
 
 
-def functions(kind: type) -> Iterator[types.FunctionType]:
+def functions(kind: type) -> Iterator[Any]:
     """Yield the functions in a class."""
     for value in vars(kind).values():
         inner = [getattr(value, name, None) for name in ("fget", "fset", "func", "__func__")]
         for found in (value, *inner):
-            if isinstance(found, types.FunctionType):
+            if isinstance(found, (types.FunctionType, functools._lru_cache_wrapper)):
                 yield found
 
 
@@ -116,53 +170,65 @@ def names_used(code: types.CodeType) -> set[str]:
     return found
 
 
-def generator_state(value: Any) -> Any:
-    """Return the state of a generator of random numbers, in plain containers; None for anything else."""
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, random.Random):
-        return None if isinstance(value, random.SystemRandom) else value.getstate()
-    if isinstance(value, np.random.Generator):
-        return value.bit_generator.state
-    if isinstance(value, np.random.BitGenerator):
-        return value.state
-    if isinstance(value, np.random.RandomState):
-        return value.get_state(legacy=False)
-    return None
+@functools.cache
+def names_set(code: types.CodeType) -> frozenset[str]:
+    """Return the names that code, and code within it, gives values to in its module."""
+    own = {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_GLOBAL"}
+    return frozenset(own).union(*(names_set(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
-def set_generator_state(value: Any, state: Any) -> None:
-    """Put a generator where its state was taken."""
-    if isinstance(value, torch.Generator):
-        value.set_state(state)
-    elif isinstance(value, random.Random):
-        value.setstate(state)
-    elif isinstance(value, np.random.Generator):
-        value.bit_generator.state = state
-    elif isinstance(value, np.random.BitGenerator):
-        value.state = state
-    else:
-        value.set_state(state)
+class Seen(NamedTuple):
+    """What can be seen of an object that can't be told.
+
+    Args:
+        mark: differs once the object has changed in what can be seen.
+        whole: whether nothing of it is hidden.
+    """
+
+    mark: Any
+    whole: bool
+
+
+def seen(value: Any) -> Seen:
+    """Return what can be seen of an object, so that it is noticed if training changes it."""
+    if isinstance(value, io.IOBase):
+        return _seen_file(value)
+    if isinstance(value, types.GeneratorType):
+        return _seen_generator(value)
+    if isinstance(value, queue.SimpleQueue):
+        return Seen(value.qsize(), value.empty())
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return Seen(hash(pickle.dumps(value, 4)), True)  # only ever written
+    except Exception:  # of whatever an object does when it is asked for what it holds
+        left = getattr(value, "__length_hint__", None)
+        return Seen(left() if left else None, False)
 
 
 def position(value: Any) -> Any:
     """Return where a file or an iterator is, as far as that can be seen; None for anything else."""
-    if isinstance(value, io.IOBase):
-        if value in (sys.stdin, sys.stdout, sys.stderr):
-            return None
-        try:
-            return "file", value.closed or value.tell()
-        except (OSError, ValueError):
-            return None
-    if isinstance(value, types.GeneratorType):
-        frame = value.gi_frame
-        return ("generator", frame and (frame.f_lasti, repr(frame.f_locals))) if value.gi_code else None
-    if isinstance(value, Iterator) and not is_object(value):
-        if isinstance(value, itertools.count):
-            return "iterator", repr(value)
-        left = getattr(value, "__length_hint__", None)
-        return "iterator", left() if left else object()  # of others it can't be seen
-    return None
+    if not isinstance(value, (io.IOBase, Iterator)) or any(value is s for s in (sys.stdin, sys.stdout, sys.stderr)):
+        return None
+    if is_object(value) and not is_foreign(value):
+        return None
+    at = seen(value)
+    return at.mark if at.whole or at.mark is not None else object()  # of others it can't be seen
+
+
+def _seen_file(value: Any) -> Seen:
+    try:
+        return Seen(value.closed or value.tell(), True)
+    except (OSError, ValueError):  # a pipe, or text that is being read line by line
+        return Seen(None, True)
+
+
+def _seen_generator(value: Generator[Any, Any, Any]) -> Seen:
+    """Return where a generator is, and where the iterators are that it takes from."""
+    frame: Any = getattr(value, "gi_frame", None)
+    if frame is None or frame.f_lasti < 0 or inspect.getgeneratorstate(value) == inspect.GEN_CREATED:
+        return Seen(frame is None, True)
+    inner = [one for one in gc.get_referents(value) if isinstance(one, Iterator) and one is not value]
+    return Seen((frame.f_lasti, repr(frame.f_locals), [seen(one).mark for one in inner]), False)
 
 
 def memory(tensor: Tensor) -> int:
@@ -171,15 +237,14 @@ def memory(tensor: Tensor) -> int:
 
 
 def fill(value: Any, children: Iterable[Any]) -> None:
-    """Give a list, set or deque these members."""
-    if isinstance(value, list):
-        list.__setitem__(value, slice(None), list(children))
-    elif isinstance(value, set):
-        set.clear(value)
-        set.update(value, children)
+    """Give a list, set, deque or dict these members, past any method of a class of the user's own."""
+    kind: Any = next(k for k in (list, set, deque, OrderedDict, dict) if isinstance(value, k))
+    kind.clear(value)
+    if issubclass(kind, dict):
+        for key, child in children:
+            kind.__setitem__(value, key, child)
     else:
-        deque.clear(value)
-        deque.extend(value, children)
+        (kind.update if kind is set else kind.extend)(value, children)
 
 
 @torch.no_grad()

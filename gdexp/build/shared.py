@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from gdexp.build import kinds
+from gdexp.build import contents, kinds
 from gdexp.config import targets
 
 _LARGE = 100_000  # numbers in an array that is kept; of a larger one it is only seen that it changed
@@ -26,7 +26,7 @@ _MANY = 10_000  # members of a container that is kept: beyond, it holds data rat
 _SAMPLED = 4096  # numbers of a large array that are compared
 _CONTAINERS = (list, dict, set, deque, tuple)
 _NAMED = ("module", "class", "function", "object")  # kinds whose labels are shown
-_WHOLE = ("tensor", "array", "cache", "generator", "opaque", "data", "method", "partial", "wrapper")
+_WHOLE = ("tensor", "array", "cache", "contents", "opaque", "data", "method", "partial", "wrapper")
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property)
 _CACHE = type(functools.lru_cache(str))
 
@@ -142,8 +142,8 @@ def _kind(value: Any) -> str | None:
     for kind, name in _NAMES.items():
         if isinstance(value, kind):
             return name
-    if kinds.generator_state(value) is not None:
-        return "generator"
+    if contents.of(value) is not None:
+        return "contents"
     if kinds.position(value) is not None:
         return "opaque"
     return "object" if kinds.is_object(value) else None
@@ -210,7 +210,8 @@ def _mark(kind: str, value: Any) -> Any:
         return len(value)
     if kind == "opaque":
         return _position(value)
-    return kinds.generator_state(value) if kind == "generator" else None
+    known = contents.of(value)
+    return known.read(value) if known is not None else None
 
 
 def _position(value: Any) -> Any:
@@ -256,8 +257,8 @@ def _put_back(node: _Node, spares: Mapping[int, Any] = types.MappingProxyType({}
         kinds.set_tensor(value, node.before[0], *node.before[3:])
     elif kind == "array" and value.shape == node.before.shape:
         value[...] = node.before
-    elif kind == "generator":
-        kinds.set_generator_state(value, node.before)
+    elif kind == "contents":
+        return _written(value, node.before)
     elif kind == "cache":
         value.cache_clear()
     elif kind in _WHOLE:
@@ -267,13 +268,22 @@ def _put_back(node: _Node, spares: Mapping[int, Any] = types.MappingProxyType({}
     return True
 
 
+def _written(value: Any, before: Any) -> bool:
+    """Give an object the contents that it had; say whether there is a way: seeds that were spawned have none."""
+    known = contents.of(value)
+    try:
+        if known is not None:
+            known.write(value, before)
+    except ValueError:
+        return False
+    return known is not None
+
+
 def _fill(kind: str, value: Any, items: kinds.Items) -> None:
     if kind in ("list", "set", "deque"):
         kinds.fill(value, [child for _, child in items])
     elif kind == "dict":
-        dict.clear(value)
-        for key, child in items:
-            dict.__setitem__(value, key, child)
+        kinds.fill(value, items)
     elif kind == "object":
         kinds.set_attributes(value, items)
     elif kind == "cell":
