@@ -341,3 +341,30 @@ def test_number_too_large_for_the_dtype_is_named(stocked):
     with pytest.raises(ValueError, match="`trainer.dtype=float32`.*row 7, column 0 of the target"):
         gdexp.launch(words)
     gdexp.launch([*words, "trainer.dtype=float64", "optimizer.lr=1e-80"])
+
+
+def test_numbers_that_are_nearly_all_different_are_no_classes(stocked):
+    frame = pd.DataFrame({"a": range(30), "price": [1000 + 37 * i for i in range(30)]})
+    frame.to_csv("t.csv", index=False)
+    words = ["data=table", "data.path=t.csv", "data.target=price", "loss=cross_entropy", "trainer.epochs=1"]
+    with pytest.raises(ValueError, match="has 30 different numbers in 30 rows: take a loss for numbers"):
+        gdexp.launch(words)
+    run = gdexp.launch([*words, "data.categories=[price]"]).iloc[0]
+    assert gdexp.load(run.run_id).linear.out_features == 30
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits", "soft_margin"])
+def test_a_split_that_lacks_a_class_is_told_once_the_loss_makes_classes(stocked, capsys, loss):
+    pd.DataFrame({"a": range(20), "y": [0, 1] * 7 + [1] * 6}).to_csv("t.csv", index=False)
+    words = ["data=table", "data.path=t.csv", "data.target=y", "data.split_seed=null", "data.val_fraction=5"]
+    gdexp.launch([*words, f"loss={loss}", "trainer.epochs=1"])
+    assert "Data: 20 rows; 1 column; the validation rows hold 1 of 2 classes\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["training", "validation"])
+def test_weights_that_leave_no_row_of_a_split_are_refused_by_its_name(stocked, name):
+    weights = [0.0] * 15 + [1] * 5 if name == "training" else [1.0] * 15 + [0] * 5
+    pd.DataFrame({"a": range(20), "w": weights, "y": range(20)}).to_csv("t.csv", index=False)
+    words = ["data=table", "data.path=t.csv", "data.target=y", "data.weights=w", "data.split_seed=null"]
+    with pytest.raises(ValueError, match=f"weights of the {name} rows must be numbers from 0 on.* not all 0"):
+        gdexp.launch([*words, "data.val_fraction=5"])

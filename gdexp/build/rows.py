@@ -43,7 +43,7 @@ def load(node: dict[str, Any], options: Mapping[str, str | None]) -> tuple[Tenso
         else:
             data = data.after_split(split(data, **plan))  # it may fill in what lacks
             data = data._replace(gap=gap(data))
-        return data._replace(about="; ".join(filter(None, [data.about, *few_classes(data)]))), identity
+        return data._replace(about="; ".join(filter(None, [data.about, *few_classes(data, data.classes)]))), identity
     if node["standardize"] != "none":
         raise Refusal(f"`data.standardize={node['standardize']}` needs data in memory, not a Dataset")
     return split_dataset(data, **plan), identity

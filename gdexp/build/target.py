@@ -10,9 +10,12 @@ from gdexp.build.fit import is_pair, sample, with_target
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.loading import Loader
+from gdexp.data.split import few_classes
 from gdexp.losses import Target, meaning
 
 _FEWEST_A_CLASS = 5  # rows on average, below which floating whole numbers with gaps are a quantity
+
+_MOST_ALONE, _NEARLY_ALL = 10, 0.9  # numbers, and the share of rows with one of their own, that are no classes
 
 
 class _Case(NamedTuple):
@@ -65,7 +68,13 @@ def settle(data: TensorData, loss: Any, options: Mapping[str, str | None], outpu
     weight = getattr(loss, "weight", None)
     if outputs is None and isinstance(weight, Tensor) and weight.dim() == 1:
         outputs = len(weight)
-    return _KINDS[kind](_Case(data, loss, name, source, first[1], outputs))
+    settled = _KINDS[kind](_Case(data, loss, name, source, first[1], outputs))
+    if data.classes is not None:  # it has been said
+        return settled
+    classes = 2 if kind in (Target.ZERO_ONE, Target.PLUS_MINUS) else settled.classes
+    for word in few_classes(settled, classes, getattr(loss, "ignore_index", None)):
+        settled = _with_word(settled, word)
+    return settled
 
 
 def _classes(case: _Case) -> TensorData:
@@ -102,6 +111,12 @@ def _labels(case: _Case) -> TensorData:
     if len(labels) < 2:
         raise Refusal(f"{case.name} needs at least two classes, but the target of {case.source} has {len(labels)}")
     ignored, number = getattr(case.loss, "ignore_index", None), len(labels)
+    rows = sum(map(len, case.counted))
+    if highest - least + 1 > number > max(_MOST_ALONE, _NEARLY_ALL * rows):
+        raise Refusal(
+            f"{case.name} needs classes, but the target of {case.source} has {number} different numbers in {rows} "
+            "rows: take a loss for numbers, such as mse; data.categories of a table makes classes of any"
+        )
     if least == 0 and highest == number - 1:
         return case.with_target(_index, number)
     kept = ignored

@@ -80,10 +80,14 @@ def _check_counted(loss: Any, data: TensorData) -> None:
 
 def _check_weights(data: TensorData) -> None:
     """Refuse weights of rows that no mean can be taken with."""
-    for split in (part for part in data[:3] if isinstance(part, Weighted)):
+    for split, name in zip(data[:3], ("training", "validation", "test"), strict=True):
+        if not isinstance(split, Weighted):
+            continue
         weights = split.weights
         if weights.shape != (len(weights),) or bool((weights < 0).any()) or not bool((weights > 0).any()):
-            raise Refusal("`data`: weights of rows must be a number from 0 on for each row, and not all be 0")
+            raise Refusal(
+                f"`data`: the weights of the {name} rows must be numbers from 0 on, one for each row, and not all 0"
+            )
 
 
 def may_ignore(loss: Any, data: TensorData) -> bool:

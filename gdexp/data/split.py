@@ -47,16 +47,23 @@ def split(data: TensorData, **keys: Any) -> TensorData:
     )
 
 
-def few_classes(data: TensorData) -> list[str]:
-    """Return in words where classes lack: any of them among the training rows, all but one among the others."""
+def few_classes(data: TensorData, classes: int | None, ignored: int | None = None) -> list[str]:
+    """Return in words where classes lack: any of them among the training rows, all but one among the others.
+
+    Args:
+        data: split.
+        classes: how many there are; None: the target isn't one of classes.
+        ignored: the number of rows that have none.
+    """
     found = []
     for name, part in zip(("training", "validation", "test"), data[:3], strict=True):
         target = part[1] if isinstance(part, (tuple, list)) and len(part) > 1 else None
-        if data.classes is None or not isinstance(target, torch.Tensor) or target.dim() != 1:
+        if classes is None or not isinstance(target, torch.Tensor) or target.numel() != len(target):
             continue
-        there = len(target.unique())
-        if there < (data.classes if name == "training" else 2):
-            found.append(f"the {name} rows hold {there} of {data.classes} classes")
+        labels = target.unique()
+        there = len(labels) if ignored is None else int((labels != ignored).sum())
+        if there < (classes if name == "training" else 2):
+            found.append(f"the {name} rows hold {there} of {classes} classes")
     return found
 
 
