@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from gdexp.config.refusal import TakenOver
 from gdexp.lines import warn
 
 _SHARE = 5  # one part in so many of the time is the most that writing may take
@@ -109,6 +110,8 @@ class Checkpoints:
                 if missing := self._before():
                     raise OSError(f"the record lacks {', '.join(missing)}")
                 self._write(step, state, best)
+            except TakenOver:  # the run ends
+                pass
             except Exception as error:  # training goes on
                 if self._trouble is None:
                     warn(f"no checkpoint can be written: {error}")

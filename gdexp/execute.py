@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from gdexp import stop
-from gdexp.config.refusal import Refusal, Withdrawn
+from gdexp.config.refusal import Refusal, TakenOver, Withdrawn
 from gdexp.terminal import SweepProgress, report, say
 from gdexp.tracking.frame import Result
 
@@ -210,10 +210,14 @@ def _train(
         if progress is None and isinstance(error, Refusal):
             raise error
         for i, job in enumerate(jobs):
-            lost = _lost(runs[i], record, error, i)
+            own = TakenOver(record.lost[i]) if i in record.lost else error
+            lost = _lost(runs[i], record, own, i)
             yield job, lost._replace(run_id=None) if isinstance(error, Withdrawn) else lost
         return
     for run, (job, end) in enumerate(zip(jobs, ends, strict=True)):
+        if run in record.lost:
+            yield job, _lost(runs[run], record, TakenOver(record.lost[run]), run)
+            continue
         last = {k: v[-1] for k, v in end.metrics.items()}
         name, params = runs[run].name, dict(runs[run].params)
         about = record.run_ids[run], name, record.statuses[run], end.outcome, params, last, record.uri
@@ -244,6 +248,8 @@ def _recorded(
                 ends = Session(parts, record, progress, begun["runs"][0].texts).train()
             except Withdrawn:
                 record.withdraw()
+                raise
+            except TakenOver:
                 raise
             except Exception as error:
                 if len(parts.runs) == 1:

@@ -143,6 +143,10 @@ class _Only:
         self._record, self._place = record, place
         self.run_ids, self.statuses, self.uri = record.run_ids * runs, record.statuses * runs, record.uri
 
+    @property
+    def lost(self) -> dict[int, str]:
+        return {run: line for line in self._record.lost.values() for run in range(len(self.run_ids))}
+
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         if run == self._place:
             self._record.add(step, metrics)

@@ -18,7 +18,7 @@ from gdexp.build.encoding import Unkept
 from gdexp.build.state import State
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
-from gdexp.config.refusal import Refusal, Withdrawn
+from gdexp.config.refusal import Refusal, TakenOver, Withdrawn
 from gdexp.lines import warn
 from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.tracking import code
@@ -313,7 +313,7 @@ class _Keeper:
         if self._alone:
             self._state = State(parts, loop)
             if folder is not None and run_id is not None:
-                self._files = Checkpoints(folder / "checkpoints", run_id, record.flush)
+                self._files = Checkpoints(folder / "checkpoints", run_id, self._flush)
         self._last = time.monotonic()
         self._due = self._last + self._seconds if self._files and self._seconds else float("inf")
         self._keeps = False  # whether there is a checkpoint yet
@@ -336,6 +336,16 @@ class _Keeper:
             goes_on = resume_line(self._record) if self._files is not None else ""
             error.add_note(f"after epoch {self._loop.epoch}{goes_on}")
 
+    def _flush(self) -> Sequence[str]:
+        missing = self._record.flush()
+        self._check_owner()
+        return missing
+
+    def _check_owner(self) -> None:
+        """End when all the records are another process's."""
+        if len(self._record.lost) == len(self._parts.runs):
+            raise TakenOver(self._record.lost[0])
+
     def before_recording(self, epoch: Epoch) -> None:
         """Refuse a run that is to have checkpoints and can't, when its first epoch shows it."""
         if self._files is None or self._every is None or epoch.epoch > 1:
@@ -353,6 +363,7 @@ class _Keeper:
             raise Withdrawn(lacking)
         if self._files is not None and (stop.requested is not None or time.monotonic() >= self._due):
             self._keep()
+        self._check_owner()
         stop.obey()
 
     def after_epoch(self, epoch: Epoch) -> None:

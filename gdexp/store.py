@@ -13,7 +13,7 @@ from pathlib import Path
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
 from gdexp.terminal import say
-from gdexp.tracking import begins, endings, kept, places, store
+from gdexp.tracking import begins, endings, kept, locks, places, store
 from gdexp.tracking.kept import Finding
 from gdexp.tracking.lacking import lacking
 from gdexp.tracking.places import serialised
@@ -83,8 +83,7 @@ def check(db: Path) -> list[Finding]:
             found.append(Finding("the store was moved: the paths of its artifacts are put right"))
         removed = begins.clear(open_store)
         found += [Finding(f"{run_id}, a run that was never begun, is removed") for run_id in removed]
-        for run_id, name in endings.close_dead(open_store):
-            found.append(Finding(f"run {name} ({run_id}) is closed as KILLED: its process is gone"))
+        found += [Finding(line) for line in endings.close_dead(open_store).lines()]
         found += [*kept.take_in(open_store), *lacking(open_store)]
         [(runs,)] = open_store.select("SELECT count(*) FROM runs")
         alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
@@ -185,7 +184,9 @@ def _clear_drafts(db: Path) -> list[str]:
     """Remove what commands that were killed while making a store or a run left behind."""
     old = time.time() - _DRAFT_SECONDS  # a younger one may be in the making
     lines = []
-    for draft in (p for p in db.parent.glob(".gdexp-*") if p.lstat().st_mtime < old):
+    for draft in db.parent.glob(".gdexp-*"):
+        if draft.lstat().st_mtime > old or locks.is_held(draft):
+            continue
         if draft.is_dir() and not draft.is_symlink():
             shutil.rmtree(draft, ignore_errors=True)
         else:

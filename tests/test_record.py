@@ -303,6 +303,8 @@ def test_drafts_of_a_process_that_is_gone_are_removed(stocked, gdexp_run):
     [run_id] = gdexp.launch(["trainer.epochs=2", "trainer.checkpoint_every=1"]).run_id
     [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts")
     drafts = [folder / ".weights.safetensors.part", folder / "checkpoints/.1.pt.part"]
+    [(owner,)] = rows(stocked, "SELECT value FROM tags WHERE key='gdexp.process'")
+    drafts.append(stocked / f".gdexp-{owner}")  # as its process held it
     never, made = folder.parent.with_name("0" * 32) / ".artifacts.part", stocked / ".gdexp-kept-x.part"
     never.mkdir(parents=True)
     for path in (*drafts, never / "config.yaml", made):
@@ -311,9 +313,6 @@ def test_drafts_of_a_process_that_is_gone_are_removed(stocked, gdexp_run):
         os.utime(path, (1, 1))
     tables = Tables(stocked / "mlflow.db")
     tables.execute("UPDATE runs SET status='RUNNING'")
-    tables.add_tags(
-        run_id, {"gdexp.process": tables.select("SELECT value FROM tags WHERE key='gdexp.process'")[0][0] + "1"}
-    )
     tables.close()
     done = gdexp_run("check", module="gdexp.store")
     assert done.returncode == 0 and "closed as KILLED" in done.stdout and "never begun" in done.stdout

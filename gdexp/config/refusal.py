@@ -18,6 +18,10 @@ class Withdrawn(Refusal):
     """Input that a run's first epoch shows to be none: the run is taken back as if it had not begun."""
 
 
+class TakenOver(Refusal):
+    """A run whose record is another process's now, so that this one has no more to do with it."""
+
+
 class Refusals(Refusal):
     """All that is wrong with the jobs of a sweep, a line each; many are counted."""
 

@@ -56,6 +56,10 @@ class Record(Protocol):
     folders: "Sequence[Path]"  # of the artifacts, on this machine; empty: nothing is kept
     uri: str | None  # of the store that has it
 
+    @property
+    def lost(self) -> Mapping[int, str]:
+        """The runs that another process has taken over, and the line that says so."""
+
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Record numbers of one epoch; those that aren't finite are left out."""
 

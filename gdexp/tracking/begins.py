@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from gdexp.config.refusal import Refusal
-from gdexp.tracking import endings, places
+from gdexp.tracking import endings, locks, places
 from gdexp.tracking.sqlite import Tables
 
 _NAME = "gdexp_begins"
@@ -16,7 +16,7 @@ _TABLE = f"CREATE TABLE IF NOT EXISTS {_NAME} (runs PRIMARY KEY, location, host,
 
 
 def note(tables: Tables, run_ids: Sequence[str], location: str) -> None:
-    """Name runs whose artifacts are about to be written, within a transaction.
+    """Name runs whose artifacts are about to be written, within a transaction; this process holds its lock.
 
     Args:
         tables: of the store that gets them.
@@ -25,7 +25,7 @@ def note(tables: Tables, run_ids: Sequence[str], location: str) -> None:
     """
     own = endings.signature()
     tables.execute(_TABLE)
-    values = " ".join(run_ids), location, own[endings.HOST], own[endings.PROCESS]
+    values = " ".join(run_ids), location, own[endings.HOST], own[endings.OWNER]
     tables.execute(f"INSERT OR REPLACE INTO {_NAME} VALUES (?,?,?,?)", *values)
 
 
@@ -39,11 +39,12 @@ def clear(tables: Tables) -> list[str]:
     if not tables.select("SELECT 1 FROM sqlite_master WHERE name=?", _NAME):
         return []
     removed = []
-    for runs, location, host, process in tables.select(f"SELECT runs, location, host, process FROM {_NAME}"):
-        if endings.is_gone(process, host):
+    for runs, location, owner in tables.select(f"SELECT runs, location, process FROM {_NAME}"):
+        if endings.is_gone(tables, runs, owner):
             removed += [run_id for run_id in runs.split() if _remove(tables, location, run_id)]
             with tables.transaction():
                 forget(tables, runs.split())
+            locks.remove_free(endings.lock_of(tables.path, owner))
     return removed
 
 

@@ -1,21 +1,21 @@
 """Which jobs of sweeps are being trained by whom, so that two commands never train one twice.
 
 A claim is a row in a small table of our own beside MLflow's. It is made just before a job trains, in a
-transaction, stays as long as the command that made it, and is worth nothing without a living process.
+transaction, and is worth nothing without its command, which holds a lock beside the store while it lives.
 """
 
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from gdexp.tracking import endings
+from gdexp.tracking import endings, locks
 from gdexp.tracking.sqlite import Tables
 
 _TABLE = "CREATE TABLE IF NOT EXISTS gdexp_claims (job PRIMARY KEY, owner, host, process, seen)"
+_COMMANDS = "SELECT owner, seen FROM gdexp_claims WHERE job GLOB 'command *'"
 
 
 class Claims(NamedTuple):
@@ -25,16 +25,12 @@ class Claims(NamedTuple):
         store: the file of a store that is written directly; None: nothing can be claimed, and all is ours.
         experiment: of the runs.
         owner: tells the command from all others.
-        host: where it runs.
-        process: that it is.
         since: rows of runs from this one on have come after the command looked for what is finished.
     """
 
     store: Path | None
     experiment: str
     owner: str
-    host: str
-    process: str
     since: int
 
     @classmethod
@@ -45,12 +41,12 @@ class Claims(NamedTuple):
             store: the file of the store, None where it isn't written directly.
             experiment: of the runs.
         """
-        own, token = endings.signature(), os.urandom(16).hex()
-        claims = cls(store, experiment, token, own[endings.HOST], own[endings.PROCESS], since=0)
+        claims = cls(store, experiment, os.urandom(16).hex(), since=0)
         if store is None:
             return claims
+        locks.take(_lock(store, claims.owner))
         with claims._table() as tables:
-            claims._put(tables, f"command {token}")  # while it is there, what others claim stays on record
+            claims._put(tables, f"command {claims.owner}")  # while it is there, what others claim stays on record
             sql = "SELECT coalesce((SELECT min(rowid) FROM runs WHERE status='RUNNING'), max(rowid) + 1, 0) FROM runs"
             [(since,)] = tables.select(sql)
         return claims._replace(since=since)
@@ -59,6 +55,8 @@ class Claims(NamedTuple):
         """Claim jobs by their keys; say of each whether it is ours."""
         if self.store is None:
             return [True] * len(jobs)
+        if self.is_abandoned():
+            return [False] * len(jobs)
         try:
             with self._table() as tables:
                 self._put(tables, f"command {self.owner}")  # a sign of life
@@ -68,25 +66,33 @@ class Claims(NamedTuple):
 
     def release(self) -> None:
         """Take leave; the claims go with the last command."""
-        if self.store is None or not self.store.exists():
+        if self.store is None:
+            return
+        locks.release(_lock(self.store, self.owner))
+        if not self.store.exists():
             return
         with self._table() as tables:
             tables.execute("DELETE FROM gdexp_claims WHERE job=?", f"command {self.owner}")
-            rows = tables.select("SELECT host, process, seen FROM gdexp_claims WHERE job GLOB 'command *'")
-            if not any(endings.is_alive(process, host, seen) for host, process, seen in rows):
+            if not tables.select(_COMMANDS):
                 tables.execute("DELETE FROM gdexp_claims")
 
     def is_abandoned(self) -> bool:
-        """Say whether the command is gone, as far as it can be seen from here."""
-        return endings.is_gone(self.process, self.host)
+        """Say whether it is certain that the command is gone."""
+        if self.store is None:
+            return False
+        lock = _lock(self.store, self.owner)
+        held = locks.is_held(lock)
+        if held is None and not lock.exists():  # it was found to be gone, and its lock removed
+            with suppress(sqlite3.Error), self._table() as tables:
+                return not tables.select("SELECT 1 FROM gdexp_claims WHERE job=?", f"command {self.owner}")
+        return held is False
 
     def _take(self, tables: Tables, job: str) -> bool:
         name = f"{self.experiment} {job}"
-        rows = tables.select("SELECT owner, host, process, seen FROM gdexp_claims WHERE job=?", name)
-        for owner, host, process, seen in rows:
+        for (owner,) in tables.select("SELECT owner FROM gdexp_claims WHERE job=?", name):
             if owner == self.owner:
                 return True
-            if endings.is_alive(process, host, seen) and self._is_there(tables, owner):
+            if self._is_there(tables, owner):
                 return False
             if self._is_trained(tables, job):
                 return False
@@ -104,16 +110,18 @@ class Claims(NamedTuple):
         for row, run_id, status in rows:
             if status == "FINISHED" and row >= self.since:
                 return True
-            if status == "RUNNING" and endings.is_run_alive(tables, run_id):
+            if status == "RUNNING" and endings.may_be_alive(tables, run_id):
                 return True
         return False
 
     def _is_there(self, tables: Tables, owner: str) -> bool:
-        """Say whether a command hasn't taken leave; its process may live on, as a notebook's does."""
-        return bool(tables.select("SELECT 1 FROM gdexp_claims WHERE job=?", f"command {owner}"))
+        """Say whether a command hasn't taken leave and may be alive."""
+        rows = tables.select("SELECT seen FROM gdexp_claims WHERE job=?", f"command {owner}")
+        return bool(rows) and _may_be_alive(tables, owner, rows[0][0])
 
     def _put(self, tables: Tables, name: str) -> None:
-        values = (name, self.owner, self.host, self.process, time.time())
+        """Write a claim, with something that it had never before as its sign of life."""
+        values = (name, self.owner, "", "", os.urandom(8).hex())
         tables.execute("INSERT OR REPLACE INTO gdexp_claims VALUES (?,?,?,?,?)", *values)
 
     @contextmanager
@@ -123,6 +131,28 @@ class Claims(NamedTuple):
         with closing(Tables(self.store)) as tables, tables.transaction():
             tables.execute(_TABLE)
             yield tables
+
+
+def forget_dead(tables: Tables) -> None:
+    """Take leave for commands that are gone, and remove their locks."""
+    if not tables.select("SELECT 1 FROM sqlite_master WHERE name='gdexp_claims'"):
+        return
+    for owner, seen in tables.select(_COMMANDS):
+        if locks.is_held(_lock(tables.path, owner)):
+            continue
+        with tables.transaction():
+            if not _may_be_alive(tables, owner, seen):
+                tables.execute("DELETE FROM gdexp_claims WHERE job=?", f"command {owner}")
+                _lock(tables.path, owner).unlink(missing_ok=True)
+
+
+def _may_be_alive(tables: Tables, owner: str, sign: str) -> bool:
+    held = locks.is_held(_lock(tables.path, owner))
+    return not endings.is_unchanged(tables, f"command {owner}", str(sign)) if held is None else held
+
+
+def _lock(store: Path, owner: str) -> Path:
+    return locks.path(store, owner)
 
 
 def of_command(config: Mapping[str, Any], experiment: str) -> Claims:

@@ -244,6 +244,7 @@ class ForwardingRecorder(Recorder):
     def _drop(self) -> None:
         self._stop()
         self._tables.close()
+        self._life.close()
         shutil.rmtree(self._spool, ignore_errors=True)
 
 

@@ -61,8 +61,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in places.files(folder):
         try:
-            if not path.name.startswith("."):
-                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
         except OSError:
             continue
     return found

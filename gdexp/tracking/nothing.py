@@ -21,6 +21,7 @@ class Unrecorded:
     def __init__(self, runs: int) -> None:
         self.run_ids: list[str | None] = [None] * runs
         self.statuses = ["RUNNING"] * runs
+        self.lost: dict[int, str] = {}
 
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Drop the numbers."""

@@ -22,6 +22,24 @@ from gdexp.config.trust import artifact_folders
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 IS_RUN_ID = "length(run_uuid) = 32 AND run_uuid NOT GLOB '*[^0-9a-f]*'"  # the same in SQL
 _LONGEST = 150  # bytes of a folder's name
+_SHARED = (  # file systems on which what one machine locks may be unheard by another
+    *(
+        "nfs",
+        "cifs",
+        "smb",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "glusterfs",
+        "afs",
+        "9p",
+        "virtiofs",
+        "vboxsf",
+        "prl_fs",
+    ),
+    *("fuse.sshfs", "fuse.gluster", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.mfs"),
+)
 _BESIDE = ("mlruns", "mlartifacts", "artifacts")  # MLflow's default, that of its server, and a spool's
 
 
@@ -79,16 +97,22 @@ def folder(db: Path, uri: str, run_id: str) -> Path | None:
     )
 
 
-def files(place: Path) -> Iterator[Path]:
-    """Yield the files in a folder of artifacts, the folders in order; links and special files are left out."""
+def files(place: Path, *, hidden: bool = False) -> Iterator[Path]:
+    """Yield the files in a folder of artifacts, the folders in order; links and special files are left out.
+
+    Args:
+        place: the folder.
+        hidden: take drafts and locks, whose names begin with a dot, too.
+    """
     for top, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not (Path(top) / name).is_symlink())
-        yield from (path for name in sorted(names) if is_file(path := Path(top) / name))
+        shown = sorted(name for name in names if hidden or not name.startswith("."))
+        yield from (path for name in shown if is_file(path := Path(top) / name))
 
 
 def clear(place: Path) -> None:
     """Remove what a process that is gone was about to write into a folder of artifacts."""
-    for path in files(place):
+    for path in files(place, hidden=True):
         if path.name.startswith(".") and path.name.endswith(".part"):
             with suppress(OSError):
                 path.unlink()
@@ -154,6 +178,17 @@ def user_cache() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("gdexp", appauthor=False)
+
+
+def is_shared(path: Path) -> bool:
+    """Say whether a path lies on a network file system, as far as Linux tells."""
+    try:
+        mounts = [line.split(" ")[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    place = path.resolve()
+    above = [(where, kind) for where, kind in mounts if place.is_relative_to(where.replace("\\040", " "))]
+    return bool(above) and max(above, key=lambda m: len(m[0]))[1].startswith(_SHARED)
 
 
 @contextmanager

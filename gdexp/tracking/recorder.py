@@ -9,17 +9,17 @@ import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from gdexp import stop
-from gdexp.config.refusal import Refusal
+from gdexp.config.refusal import Refusal, TakenOver
 from gdexp.config.secrets import hide
 from gdexp.lines import warn
-from gdexp.tracking import begins, endings, kept, places
+from gdexp.tracking import begins, endings, kept, locks, places
 from gdexp.tracking.address import of_file
 from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.places import local_path
@@ -72,11 +72,16 @@ class Recorder:
         self.statuses = ["RUNNING"] * len(begun)
         self._ids = [again or (adopted.run_id if adopted else uuid4().hex) for _ in begun]  # in these tables
         self.run_ids: list[str | None] = list(self._ids)
+        self.lost: dict[int, str] = {}  # runs whose rows are another's now, and the line that says so
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
         self._taken: list[tuple[int, Number]] = []  # out of these, on their way into the store
         self._ends: dict[int, End] = {}  # of runs that have ended and aren't written yet
         self._over: set[int] = set()
+        self._signature = endings.signature()
+        self._life = ExitStack()  # holds the lock that says that this process trains them
+        self._deleted: set[int] = set()  # runs that were in MLflow's trash when they were last looked at
+        self._gone: set[int] = set()  # runs whose rows aren't there any more
         self._weights: Callable[[int], Mapping[str, Tensor]] | None = None
         self._trouble = ""
         self._beat = time.monotonic()
@@ -90,6 +95,7 @@ class Recorder:
         self._file = _file_of(tables.path)
         with stop.held():
             try:
+                self._life.enter_context(endings.at_work(tables.path))
                 if adopted is not None and (is_there or self._has(adopted)):
                     self._adopt(begun[0], adopted)
                 elif again is None:
@@ -148,13 +154,16 @@ class Recorder:
         except Refusal as lost:
             if error is None:
                 raise
-            warn(f"{lost}")  # the error itself goes on
+            if not isinstance(error, TakenOver):
+                warn(f"{lost}")  # the error itself goes on
+        finally:
+            self._life.close()
 
     def _end_the_rest(self, error: BaseException | None) -> None:
         """End the runs that haven't come to their end."""
         failed = isinstance(error, Exception)
         texts = {"traceback.txt": hide("".join(tracebacks.format_exception(error)))} if failed and error else {}
-        for run in set(range(len(self._ids))) - self._over:
+        for run in set(range(len(self._ids))) - self._over - self.lost.keys():
             weights: Mapping[str, Tensor] = {}
             with suppress(Exception):  # what went wrong may have left the learner without any
                 weights = self._weights(run) if self._weights else {}
@@ -163,7 +172,6 @@ class Recorder:
     def _begin(self, begun: Sequence[Begun], location: str) -> None:
         """Write the first artifacts of the runs, then their rows, which say that all of it is there."""
         now = self._whole.start = int(time.time() * 1000)
-        own = endings.signature()
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
             uris = [f"{where.rstrip('/')}/{run_id}/artifacts" for run_id in self._ids]
@@ -181,7 +189,7 @@ class Recorder:
             for run_id, run, uri in zip(self._ids, begun, uris, strict=True):
                 user = run.tags.get("mlflow.user", "unknown")
                 self._tables.add_run(Run(run_id, run.name, user, now, uri, experiment))
-                self._tables.add_tags(run_id, {**run.tags, **own})
+                self._tables.add_tags(run_id, {**run.tags, **self._signature})
                 self._tables.add_params(run_id, run.params)
             if begun[0].data is not None:
                 self._tables.add_dataset(self._ids, experiment, begun[0].data)
@@ -210,7 +218,7 @@ class Recorder:
             for name, text in begun.texts.items():
                 _write(place / name, text)
             self._tables.add_params(run.run_id, begun.params)
-            self._tables.add_tags(run.run_id, {**begun.tags, **theirs, **endings.signature()})
+            self._tables.add_tags(run.run_id, {**begun.tags, **theirs, **self._signature})
             self._tables.execute("UPDATE runs SET status='RUNNING' WHERE run_uuid=?", run.run_id)
             if begun.data is not None:
                 self._tables.add_dataset([run.run_id], number, begun.data)
@@ -218,29 +226,37 @@ class Recorder:
     def _take_back(self) -> None:
         """Leave the store as it was before the runs were begun, as far as it can be written."""
         with suppress(sqlite3.Error), self._tables.transaction():
-            if self._before is not None:
+            ours = [run_id for run, run_id in enumerate(self._ids) if run not in self.lost]
+            if self._before is not None and ours:
                 self._tables.end(self._ids[0], *self._before)
             if self._where:
-                for run_id in self._ids:
+                for run_id in ours:
                     self._tables.remove_run(run_id)
                 begins.note(self._tables, self._ids, self._where)
-        for folder in self.folders if self._where else ():
+        for folder in (f for run, f in enumerate(self.folders) if self._where and run not in self.lost):
             shutil.rmtree(folder.parent, ignore_errors=True)
         if self._where and not any(folder.parent.exists() for folder in self.folders):
             with suppress(sqlite3.Error), self._tables.transaction():
                 begins.forget(self._tables, self._ids)
         self._tables.close()
+        self._life.close()
 
     def _begin_again(self, tags: Mapping[str, str]) -> None:
         """Take up a run that was cut off; what is recorded of it stays."""
         run_id = self._ids[0]
         with self._tables.transaction():
-            sql = "SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?"
-            [(uri, status, end_time)] = self._tables.select(sql, run_id)
-            if status == "RUNNING":
-                raise Refusal(f"run {run_id} is still running")
+            sql = (
+                "SELECT artifact_uri, status, end_time, t.value FROM runs r"
+                " LEFT JOIN tags t ON t.run_uuid=r.run_uuid AND t.key=? WHERE r.run_uuid=?"
+            )
+            [(uri, status, end_time, owner)] = self._tables.select(sql, endings.OWNER, run_id)
             if (place := local_path(uri)) is None:
                 raise ArtifactsElsewhere(uri)
+            before = endings.lock_of(self._tables.path, owner)
+            if before is not None and owner != locks.process() and locks.is_held(before):  # whatever its row says
+                raise Refusal(f"run {run_id} is still running")
+            if status == "RUNNING":
+                raise Refusal(f"run {run_id} is still running, or it can't be told from here that it isn't")
             self.folders = [place]
             self._before = status, end_time
             self._whole = Whole.read(self._tables, run_id, place)
@@ -248,7 +264,7 @@ class Recorder:
             self._tables.execute("DELETE FROM tags WHERE run_uuid=? AND key=?", run_id, SYNCED)  # there will be news
             rows = self._tables.select("SELECT DISTINCT key, step FROM metrics WHERE run_uuid=?", run_id)
             trace = _trace(self._whole.begun[0].tags, status, end_time, rows)
-            self._tables.add_tags(run_id, {**tags, **trace, **endings.signature()})
+            self._tables.add_tags(run_id, {**tags, **trace, **self._signature})
         self._there = set(rows)
 
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
@@ -270,11 +286,16 @@ class Recorder:
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
             if not self._taken and not ends and not beat:
                 return []
-            missing = self._write_files(ends)
+            if ends:
+                with suppress(sqlite3.Error):
+                    self._look_for_owners(ends)
+            missing = self._write_files({run: end for run, end in ends.items() if run not in self.lost})
             whole = {run: end for run, end in ends.items() if run not in missing}
             lacking = [what for files in missing.values() for what in files]
             try:
                 with self._tables.transaction():
+                    open_runs = set(range(len(self._ids))) - self._over if beat else set()
+                    self._look_for_owners({run for run, _ in self._taken} | whole.keys() | open_runs)
                     self._write_rows(self._taken, whole, beat)
             except Exception as error:  # SQLite's, or a text or a number that it doesn't take
                 self._say(error)
@@ -283,10 +304,32 @@ class Recorder:
             self._whole.add(self._taken)
             self._taken.clear()
             for run, end in whole.items():
-                self.statuses[run] = end.status
+                if run not in self.lost:
+                    self.statuses[run] = end.status
                 del self._ends[run]
             self._beat = time.monotonic() if beat else self._beat
             return lacking
+
+    def _look_for_owners(self, runs: Iterable[int]) -> None:
+        """Find out which runs aren't ours any more: closed, taken up by another process, or deleted for good."""
+        for run in runs:
+            which = f"run {self.names[run]} ({self._ids[run]})"
+            sql = (
+                "SELECT status, lifecycle_stage, (SELECT value FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key=?)"
+                " FROM runs r WHERE run_uuid=?"
+            )
+            if found := self._tables.select(sql, endings.OWNER, self._ids[run]):
+                status, stage, owner = found[0]
+                if stage == "deleted":
+                    self._deleted.add(run)
+                if owner != self._signature[endings.OWNER]:
+                    self.lost[run] = f"{which} is trained by another process now; it stops here"
+                elif status != "RUNNING":
+                    self.lost[run] = f"{which} was closed as {status} by another process; it stops here"
+            elif run in self._deleted:
+                self.lost[run] = f"{which} was deleted for good while it was trained; it stops here"
+            else:  # lost with the store: it is kept as a whole at the end
+                self._gone.add(run)
 
     def _write_files(self, ends: Mapping[int, End]) -> dict[int, list[str]]:
         """Write the artifacts of runs that have ended; return those that could not be, by run."""
@@ -309,13 +352,15 @@ class Recorder:
         of_run: dict[int, list[Number]] = {}
         for run, number in numbers:
             of_run.setdefault(run, []).append(number)
-        for run, own in of_run.items():
-            self._tables.add_metrics(self._ids[run], own)
-        for run, end in ends.items():
+        not_here = self._gone | self.lost.keys()
+        for run in of_run.keys() - not_here:
+            self._tables.add_metrics(self._ids[run], of_run[run])
+        for run in ends.keys() - not_here:
+            end = ends[run]
             self._tables.add_tags(self._ids[run], {k: str(v) for k, v in end.tags.items()})
             self._tables.end(self._ids[run], end.status, end.time)
         if beat:
-            for run in set(range(len(self._ids))) - self._over:
+            for run in set(range(len(self._ids))) - self._over - not_here:
                 self._tables.add_tags(self._ids[run], {endings.HEARTBEAT: str(int(time.time() * 1000))})
 
     def _say(self, error: Exception) -> None:
@@ -341,6 +386,8 @@ class Recorder:
             fold_in(self._tables.path)
         if missing := missing or self._not_found():
             self._keep_elsewhere(missing)
+        if len(self.lost) == len(self._ids):
+            raise TakenOver(self.lost[0])
 
     def _open_anew(self) -> None:
         """Open the store once more: a connection that met an error of the disk or of a lock may never work again."""
@@ -361,7 +408,7 @@ class Recorder:
         try:
             with closing(Tables(self._tables.path)) as tables:
                 for run, run_id in enumerate(self._ids):
-                    if self._whole.is_in(tables, run, run_id):
+                    if run in self.lost or self._whole.is_in(tables, run, run_id):
                         continue
                     self._trouble = f"{self._tables.path} doesn't hold all of it any more"
                     return lacking
@@ -382,6 +429,8 @@ class Recorder:
 
         def fill(tables: Tables) -> None:
             for run, run_id in enumerate(self._ids):
+                if run in self.lost:
+                    continue
                 self._whole.write(tables, run, run_id, self.folders[run])
                 if not self._whole.is_complete:
                     with suppress(sqlite3.Error), closing(Tables(self._tables.path)) as store:
@@ -390,7 +439,8 @@ class Recorder:
 
         if (path := kept.keep(self._tables.path, str(self._ids[0]), fill)) is None:
             raise Refusal(f"the record of {which} lacks {', '.join(dict.fromkeys(missing))}: {self._trouble}")
-        self.statuses = [self._whole.ends[run].status for run in range(len(self._ids))]
+        for run, end in self._whole.ends.items():
+            self.statuses[run] = end.status
         self.uri = None
         raise Refusal(
             f"the record of {which} is kept in {path}, for {self._trouble}:"

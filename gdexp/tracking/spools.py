@@ -39,20 +39,11 @@ def take(source: Tables, target: Tables) -> list[str]:
         source: where they are, which is removed then.
         target: a store, maybe another one.
     """
-    if source.select("SELECT store FROM kept_for") != [(str(target.path.absolute()),)] or not _is_left(source):
+    if source.select("SELECT store FROM kept_for") != [(str(target.path.absolute()),)] or not endings.is_left(source):
         return []
     lines = _take(source, target, source.path.parent)
     shutil.rmtree(source.path.parent, ignore_errors=True)
     return lines
-
-
-def _is_left(source: Tables) -> bool:
-    """Say whether it can be seen that the process of a spool is gone."""
-    tags = source.select("SELECT run_uuid, key, value FROM tags WHERE key IN (?,?)", endings.PROCESS, endings.HOST)
-    of_run: dict[str, dict[str, str]] = {}
-    for run_id, key, value in tags:
-        of_run.setdefault(run_id, {})[key] = value
-    return all(endings.is_gone(own.get(endings.PROCESS, ""), own.get(endings.HOST)) for own in of_run.values())
 
 
 def _take(source: Tables, target: Tables, folder: Path) -> list[str]:

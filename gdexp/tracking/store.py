@@ -9,21 +9,19 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import begins, endings, kept
+from gdexp.tracking import begins, claims, endings, kept
 from gdexp.tracking.address import database as database
 from gdexp.tracking.address import of_file as of_file
 from gdexp.tracking.address import store_uri as store_uri
 from gdexp.tracking.address import without_password as without_password
 from gdexp.tracking.places import artifact_location as artifact_location
-from gdexp.tracking.places import artifact_root, user_cache
+from gdexp.tracking.places import artifact_root, is_shared, user_cache
 from gdexp.tracking.places import local_path as local_path
 from gdexp.tracking.sqlite import KNOWN, Tables, revision
 
 _SHOWN = 3  # runs that are named when many are closed
-_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p", "afs")
 
 
 class Unwritable(Refusal):
@@ -67,14 +65,10 @@ def _heal(tables: Tables) -> None:
     if is_shared(db) and tables.select("SELECT 1 FROM runs WHERE status='RUNNING'"):
         warn(f"{db} lies on a network file system and others write to it; an mlflow server is safer")
     begins.clear(tables)
-    closed = endings.close_dead(tables)
-    for run_id, name in closed[:_SHOWN]:
-        which = printable(f"{name} ({run_id})")
-        warn(f"run {which} is closed as KILLED: its process is gone")
-    if len(closed) > _SHOWN:
-        warn(f"so are {len(closed) - _SHOWN} more")
-    for finding in kept.take_in(tables):
-        warn(f"{finding.line}")
+    claims.forget_dead(tables)
+    looked = endings.close_dead(tables)
+    for line in looked.lines(_SHOWN) + [finding.line for finding in kept.take_in(tables)]:
+        warn(f"{line}")
 
 
 def is_known(db: Path | Tables) -> bool:
@@ -161,17 +155,6 @@ def template() -> Path | None:
 def mlflow_version() -> str:
     """Return the installed MLflow's version, without importing it."""
     return version("mlflow")
-
-
-def is_shared(path: Path) -> bool:
-    """Say whether a path lies on a network file system, as far as Linux tells."""
-    try:
-        mounts = [line.split(" ")[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return False
-    place = path.resolve()
-    above = [(where, kind) for where, kind in mounts if place.is_relative_to(where.replace("\\040", " "))]
-    return bool(above) and max(above, key=lambda m: len(m[0]))[1].startswith(_SHARED)
 
 
 def fold_in(db: Path) -> None:

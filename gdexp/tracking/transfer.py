@@ -104,12 +104,12 @@ class Server:
             yield after
 
     def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
-        """Send artifacts, but for drafts and checkpoints, then how the run ended."""
+        """Send artifacts, but for checkpoints, then how the run ended."""
         [(uri, status, end)] = tables.select("SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?", run_id)
         folder = places.folder(tables.path, uri, run_id)
         for path in places.files(folder) if folder is not None else ():
             inside = path.relative_to(folder)  # type: ignore[arg-type]
-            if not path.name.startswith(".") and inside.parts[0] != CHECKPOINTS:
+            if inside.parts[0] != CHECKPOINTS:
                 self._send_file(remote, path, inside)
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
@@ -238,16 +238,17 @@ def merge(source: Tables, target: Tables, run_id: str, files: Path | None = None
         return False
     if there > theirs or (there == theirs and files is None):
         return False
-    with target.transaction():
-        _, location = target.experiment(experiment, artifact_location(target.path, experiment))
-        begins.note(target, [run_id], location)
-    new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
-    old, new = files or places.folder(source.path, uri, run_id), places.local_path(new_uri)
-    if old is not None and new is not None and old != new:
-        _copy_tree(old, new)
-    with target.transaction():  # the row comes last, so that it says that all is there
-        copy_rows(source, target, run_id, new_uri)
-        begins.forget(target, [run_id])
+    with endings.at_work(target.path):
+        with target.transaction():
+            _, location = target.experiment(experiment, artifact_location(target.path, experiment))
+            begins.note(target, [run_id], location)
+        new_uri = f"{location.rstrip('/')}/{run_id}/artifacts"
+        old, new = files or places.folder(source.path, uri, run_id), places.local_path(new_uri)
+        if old is not None and new is not None and old != new:
+            _copy_tree(old, new)
+        with target.transaction():  # the row comes last, so that it says that all is there
+            copy_rows(source, target, run_id, new_uri)
+            begins.forget(target, [run_id])
     return True
 
 
