@@ -232,6 +232,8 @@ def test_a_line_that_tells_what_to_add_keeps_what_was_there(here):
         table("t.csv", "y", categories=["k"], text="one_hot")
     with pytest.raises(ValueError, match=r"'data.exclude=\[b, a\]'"):
         table("t.csv", "y", exclude=["b"])
+    with pytest.raises(ValueError, match=r"'data.exclude=\[k, b\]'"):
+        table("t.csv", "y", exclude=["k"], text="drop")
 
 
 def test_numbers_in_a_parquet_file_may_be_texts(here):
@@ -289,6 +291,28 @@ def test_a_file_of_another_kind_is_told_what_is_read(here):
     np.savez("t.npz", x=np.ones(3))
     with pytest.raises(ValueError, match="holds no text: data=table reads CSV and Parquet files"):
         table("t.npz", "y")
+
+
+def test_numbers_beyond_64_bits_keep_their_sign(here):
+    write(here, "a,y\n1,9223372036854775813\n2,4\n")
+    data = table("t.csv", "y")
+    assert data.train[1].tolist() == [[9223372036854775813.0], [4.0]]
+    pd.DataFrame({"a": [1, 2], "y": np.array([2**63 + 5, 4], dtype="uint64")}).to_parquet("t.parquet")
+    assert table("t.parquet", "y").train[1].tolist() == [[9223372036854775808.0], [4.0]]
+
+
+def test_cells_without_a_name_are_no_names_of_rows_where_two_are_equal(here):
+    write(here, "a,y\n1,5,2\n1,7,3\n2,5,4\n")  # decimal commas between commas
+    with pytest.raises(ValueError, match="has 3 cells in a row, but 2 names"):
+        table("t.csv", "y")
+
+
+def test_the_index_of_a_parquet_file_is_left_out_with_a_word(here):
+    frame = pd.DataFrame({"id": list("uvw"), "a": [1, 2, 3], "y": [2, 4, 6]})
+    frame.set_index("id").to_parquet("t.parquet")
+    assert "left out: the index id, which reset_index() makes columns of" in table("t.parquet", "y").about
+    frame[["a", "y"]].iloc[[2, 0]].to_parquet("t.parquet")
+    assert table("t.parquet", "y").about == "2 rows; 1 column"
 
 
 def test_zip_codes_are_texts_in_order_of_size(here):

@@ -14,6 +14,7 @@ from gdexp.data.roles import Roles, check_columns, check_numbers, example
 from gdexp.data.table_file import Source, is_number
 
 _SHOWN = 5  # texts in a list of them
+_LARGEST = np.iinfo(np.int64).max
 
 
 class Encoding(NamedTuple):
@@ -102,7 +103,7 @@ class Encoding(NamedTuple):
                 odd = column[codes < 0].iloc[0]
                 raise ValueError(f"`{source.key}`: {odd!r} in {column.name!r} is no class of the first file")
             return torch.from_numpy(codes.astype(np.int64))
-        if self.whole and pd.api.types.is_integer_dtype(column):
+        if self.whole and pd.api.types.is_integer_dtype(column) and column.max() <= _LARGEST:
             return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
         numbers = _finite(f"the target {', '.join(self.roles.targets)!r}", source, targets)
         if len(self.roles.targets) > 1:
@@ -136,7 +137,7 @@ def settle(roles: Roles, features: Sequence[str], frame: pd.DataFrame) -> Encodi
         if len(labels) < 2:
             raise ValueError(f"`data.target`: {target.name!r} has one class only: {labels[0]!r}")
     values = {name: _in_order(frame[name]) for name in texts}
-    whole = len(roles.targets) == 1 and pd.api.types.is_integer_dtype(target)
+    whole = len(roles.targets) == 1 and pd.api.types.is_integer_dtype(target) and target.max() <= _LARGEST
     return Encoding(roles, [name for name in features if name not in texts], values, labels, whole)
 
 

@@ -56,6 +56,7 @@ def choose(roles: Roles, source: Source) -> tuple[list[str], list[str]]:
         away = {*roles.needed, *roles.exclude, *idle}
         features = [name for name in frame.columns if name not in away]
         notes = [f"left out: {name}, which has no name and {what}" for name, what in idle.items()]
+    notes += [source.note] if source.note else []
     weights = [roles.weights] if roles.weights is not None else []
     check_numbers(roles, source, [*features, *roles.targets, *weights])
     _check_classes(roles, frame)
@@ -83,7 +84,8 @@ def check_numbers(roles: Roles, source: Source, names: Iterable[str]) -> None:
             and not is_number(column)
             and (line := misread(name, column, source.dialect, roles.categories))
         ):
-            raise ValueError(f"`{source.key}`: {line}")
+            away = "" if name in roles.needed else f", or leave it out by {override('exclude', [*roles.exclude, name])}"
+            raise ValueError(f"`{source.key}`: {line}{away}")
 
 
 def _check_classes(roles: Roles, frame: pd.DataFrame) -> None:

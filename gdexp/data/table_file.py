@@ -26,6 +26,7 @@ class Source(NamedTuple):
         dialect: as it was read.
         frame: its columns; of numbers, else of text.
         doubled: names that more than one column has.
+        note: what is left out of the file.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Source(NamedTuple):
     dialect: Dialect
     frame: pd.DataFrame
     doubled: frozenset[str] = frozenset()
+    note: str = ""
 
 
 def read(key: str, path: str, dialect: Dialect, as_text: Collection[str] = ()) -> Source:
@@ -102,7 +104,15 @@ def _read_parquet(key: str, path: str, dialect: Dialect, as_text: Collection[str
             text = column.astype(str).where(column.notna() & (column != ""))
             column = _typed(column, text, name in as_text, dialect)
         frame.isetitem(i, column)
-    return Source(key, path, dialect, frame)
+    return Source(key, path, dialect, frame, note=_about_index(frame.index))
+
+
+def _about_index(index: pd.Index) -> str:
+    """Return in words that the index of a Parquet file is left out, but where it only counts the rows."""
+    names = [str(name) for name in index.names if name is not None]
+    if not names and (pd.api.types.is_integer_dtype(index) or index.empty):
+        return ""
+    return f"left out: the index{' ' * bool(names)}{', '.join(names)}, which reset_index() makes columns of"
 
 
 def _read_csv(key: str, path: str, dialect: Dialect, as_text: Collection[str]) -> Source:
@@ -208,7 +218,7 @@ def _names_of_all(key: str, path: str, dialect: Dialect) -> list[str]:
     """Return names for a file whose rows begin with a cell that has none, as R writes the names of rows."""
     frame = _parsed(key, path, dialect, {"index_col": None})
     first = str(frame.columns[0])
-    if frame.index.nlevels == 1 and not first.startswith("#"):
+    if frame.index.nlevels == 1 and frame.index.is_unique and not first.startswith("#"):
         return [_ROW_NAMES, *frame.columns]
     words = advice(path, dialect)
     told = f": add {words}" if words else "; data.header=N says that N lines stand above the names"
