@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,15 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
 
-    def newest(self) -> dict[str, Any] | None:
-        """Return the newest state that is sound; of a damaged one a line says that the one before it is used."""
+    def sound(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield name and state of each checkpoint that is whole, the newest first; a line names those that aren't."""
         for path in sorted(self._files("step"), reverse=True):
             try:
-                return self._read(path)
+                state = self._read(path)
             except (OSError, ValueError) as error:
                 warn(f"checkpoint {path.name} is not used: {error}")
-        return None
+                continue
+            yield path.name, state
 
     def _read(self, path: Path) -> dict[str, Any]:
         content = path.read_bytes()
@@ -90,6 +91,10 @@ class Checkpoints:
             raise ValueError(f"it can't be read: {str(error).splitlines()[0]}") from error
         if not isinstance(state, dict) or state.get("run_id") != self._run_id:
             raise ValueError("it is another run's")
+        loop = state.get("loop")
+        epoch, done = (loop.get(k) if isinstance(loop, dict) else None for k in ("epoch", "done"))
+        if not isinstance(epoch, int) or epoch < 0 or done != int(match[2]):
+            raise ValueError("it holds another step than it is named after")
         return state
 
     def _files(self, kind: str) -> list[Path]:

@@ -49,7 +49,7 @@ def line_of(error: BaseException) -> str | None:
     """Return the line that says all about an error; None where only a traceback does."""
     if isinstance(error, Refusal):
         return str(error)
-    if _is_of_users_code(error):
+    if is_of_users_code(error):
         return None
     line = _line(error)
     return None if line is None else printable(hide(" ".join(line.split())))
@@ -92,7 +92,7 @@ def _no_text() -> Path | None:
     return None
 
 
-def _is_of_users_code(error: BaseException) -> bool:
+def is_of_users_code(error: BaseException) -> bool:
     """Say whether an error was raised in, or below, code that is neither installed nor Python's nor ours."""
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     told_apart = hasattr(error, "__notes__")  # of another process: its traceback is a note

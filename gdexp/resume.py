@@ -1,11 +1,13 @@
 """`python -m gdexp.resume RUN_ID [key=value …]`: goes on with a run that was cut off, as if it had not been."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from gdexp import stop
 from gdexp.again import check_start, differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
+from gdexp.lines import warn
 from gdexp.run import as_command, prepare_process
 from gdexp.tracking.reading import Recorded
 
@@ -32,7 +34,7 @@ def resume(words: Sequence[str]) -> None:
     from gdexp.build import build
     from gdexp.checkpoint import Checkpoints
     from gdexp.config.modules import local_modules
-    from gdexp.session import End, Session
+    from gdexp.session import End, Session, Unfit
     from gdexp.terminal import report, say
     from gdexp.tracking.provenance import Provenance
 
@@ -52,10 +54,20 @@ def resume(words: Sequence[str]) -> None:
         with stop.watched():
             try:
                 with tracking.again(job.config["tracking"], run.run_id, run.name, tags) as record:
-                    state = Checkpoints(record.folders[0] / "checkpoints", run.run_id).newest()
-                    since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
-                    say(f"Run {run.name} goes on {since}")
-                    ends = Session(parts, record).train(state)
+                    known = max((step for step, _ in run.metrics.get("train_loss", [])), default=0)
+                    kept = Checkpoints(record.folders[0] / "checkpoints", run.run_id).sound()
+                    for name, state in chain(kept, [("", None)]):
+                        if state is not None and state["loop"]["epoch"] > known:
+                            warn(f"checkpoint {name} is not used: it is ahead of the record")
+                            continue
+                        since = f"after epoch {state['loop']['epoch']}" if state else "from the beginning"
+                        say(f"Run {run.name} goes on {since}")
+                        try:
+                            ends = Session(parts, record).train(state)
+                            break
+                        except Unfit as reason:
+                            warn(f"checkpoint {name} is not used: {reason}")
+                            parts = build(job.config, job.options)
             finally:
                 if ends:  # also where it is the record that went wrong
                     say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))

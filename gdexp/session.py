@@ -19,6 +19,7 @@ from gdexp.build.state import State
 from gdexp.checkpoint import Checkpoints
 from gdexp.config import direction
 from gdexp.config.refusal import Refusal, TakenOver, Withdrawn
+from gdexp.failure import is_of_users_code
 from gdexp.lines import warn
 from gdexp.terminal import Progress, SweepProgress, resume_line
 from gdexp.tracking import code
@@ -34,6 +35,13 @@ _ENDS = ("epochs", "max_steps", "max_seconds", "patience", "target")
 
 
 DEFAULT_OBJECTIVES = ("val_loss", "train_loss")
+
+
+_OF_CONTENTS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, AssertionError)
+
+
+class Unfit(Refusal):
+    """A checkpoint from which a run can't go on."""
 
 
 class End(NamedTuple):
@@ -87,15 +95,14 @@ class Session:
             loop = self._loop(progress)
             self._keeper = _Keeper(self, parts, loop, self._record)
             if state is not None:
-                self._keeper.restore(state)
-                self._load_state_dict(state["session"])
+                self._restore(state)
             else:
                 for run, path in enumerate(self._paths):
                     path.add(self._of_run(run, parts.learner.weights()))
             with self._keeper:
                 if self._ended is not None:  # all was trained, but the record wasn't closed
                     ends[0] = self._finish(self._ended, tested(self._parts).get(0, {}))
-                for epochs in loop if not ends else ():
+                for epochs in self._checked(loop, state) if not ends else ():
                     self._keeper.before_recording(epochs[0])
                     measured = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
                     for epoch in epochs:
@@ -109,6 +116,28 @@ class Session:
                         stop.obey()
         return [ends[run] for run in sorted(ends)]
 
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, which may be whole and hold anything.
+
+        Raises:
+            Unfit: it isn't one of this run; the parts are of no more use then.
+        """
+        try:
+            self._keeper.restore(state)
+            self._load_state_dict(state["session"])
+        except (Refusal, *_OF_CONTENTS) as error:
+            raise Unfit(_first_line(error)) from error
+
+    def _checked(self, loop: Loop, state: Mapping[str, Any] | None) -> Iterator[list[Epoch]]:
+        """Yield the epochs of a loop; if its first step fails in torch, it went on from no state of this run."""
+        done = loop.steps
+        try:
+            yield from loop
+        except _OF_CONTENTS as error:
+            if state is None or loop.steps > done or isinstance(error, Refusal) or is_of_users_code(error):
+                raise
+            raise Unfit(f"training can't go on from it: {_first_line(error)}") from error
+
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered of the epochs so far."""
         ended = self._ended and {**self._ended._asdict(), "ends": self._limits()}
@@ -118,6 +147,9 @@ class Session:
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._first, self._best, self._gaps = dict(state["first"]), dict(state["best"]), dict(state.get("gaps", {}))
+        numbers = [*self._best.values(), *(v for own in self._first.values() for v in own.values())]
+        if not all(isinstance(v, (int, float)) for v in numbers):
+            raise ValueError("what it remembers of the first epoch are no numbers")
         self._paths = [_Path(rows) for rows in state["paths"]]
         ended = dict(state.get("ended") or {})
         if ended and ended.pop("ends") == self._limits():  # else the run is to be longer now
@@ -233,6 +265,10 @@ class Session:
             self._keeper.after_step()
 
         return make_loop(parts, on_step)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".removeprefix("Refusal: ")
 
 
 def tested(parts: "Parts") -> dict[int, dict[str, float]]:

@@ -1,6 +1,7 @@
 """What was cut off goes on: killed sweeps and killed runs end as if nothing had happened."""
 
 import hashlib
+import io
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import gdexp
+from gdexp.resume import resume
 
 
 def query(sql, *values, folder="."):
@@ -268,3 +270,102 @@ def test_damaged_checkpoint_is_passed_over(gdexp_run, stocked, damage):
     assert not (stocked / "harmed").exists()
     [whole] = gdexp.launch([*MLP, "trainer.epochs=8"]).run_id
     same_run(run_id, whole)
+
+
+def changed(state, *path, to=None):
+    """Return a state with another value in one place; without `to` the key is gone."""
+    if not path:
+        return to
+    if isinstance(state, list):
+        return [changed(v, *path[1:], to=to) if i == path[0] else v for i, v in enumerate(state)]
+    if len(path) == 1 and to is None:
+        return {k: v for k, v in state.items() if k != path[0]}
+    return {**state, path[0]: changed(state[path[0]], *path[1:], to=to)}
+
+
+def with_texts(node):
+    """Return a state whose tensors are all texts."""
+    if isinstance(node, dict):
+        return {k: with_texts(v) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(with_texts(v) for v in node)
+    return "text" if isinstance(node, torch.Tensor) else node
+
+
+def doubled(node):
+    if isinstance(node, dict):
+        return {k: doubled(v) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(doubled(v) for v in node)
+    return torch.cat([node.flatten()] * 2) if isinstance(node, torch.Tensor) else node
+
+
+CONTENTS = {
+    "another run's": lambda state: changed(state, "run_id", to="0" * 32),
+    "other data": lambda state: changed(state, "data", to="0" * 64),
+    "epoch ahead": lambda state: changed(state, "loop", "epoch", to=99),
+    "epoch below": lambda state: changed(state, "loop", "epoch", to=-1),
+    "text for epoch": lambda state: changed(state, "loop", "epoch", to="two"),
+    "other step": lambda state: changed(state, "loop", "done", to=1),
+    "text for seconds": lambda state: changed(state, "loop", "spent", to="long"),
+    "texts for weights": lambda state: {**state, "loop": with_texts(state["loop"])},
+    "texts for all": with_texts,
+    "other shapes": lambda state: {**state, "objects": doubled(state["objects"])},
+    "other random state": lambda state: {**state, "random": doubled(state["random"])},
+    "text for objects": lambda state: changed(state, "objects", to="none"),
+    "text for session": lambda state: changed(state, "session", to="none"),
+    "texts for metrics": lambda state: changed(state, "session", "first", to={0: {"train_loss": "low"}}),
+    "a list": lambda state: [state],
+    **{f"no {key}": lambda state, key=key: changed(state, key) for key in ("loop", "objects", "random", "session")},
+}
+
+
+@pytest.fixture
+def resumable(stocked):
+    """A run of four epochs with a checkpoint after the second and the fourth."""
+    from gdexp.checkpoint import Checkpoints
+
+    words = ["optimizer=adam", "optimizer.lr=0.01", "trainer.batch_size=2", "trainer.checkpoint_every=2"]
+    [run_id] = gdexp.launch([*words, "trainer.epochs=2"]).run_id
+    resume([run_id, "trainer.epochs=4"])
+    [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts/checkpoints")
+    assert len(list(Checkpoints(folder, run_id).sound())) == 2
+    [whole] = gdexp.launch([*words, "trainer.epochs=6"]).run_id
+    return run_id, folder, whole
+
+
+EVERYDAY = ("epoch ahead", "texts for weights", "no objects")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in EVERYDAY else pytest.mark.slow) for k in CONTENTS])
+def test_whole_checkpoint_with_wrong_contents_is_passed_over(resumable, kind, capsys):
+    run_id, folder, whole = resumable
+    last = sorted(folder.glob("step-*.pt"))[-1]
+    buffer = io.BytesIO()
+    torch.save(CONTENTS[kind](torch.load(last, weights_only=True)), buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:32]
+    last.unlink()
+    (folder / f"{last.name[:18]}{digest}.pt").write_bytes(buffer.getvalue())
+    capsys.readouterr()
+    resume([run_id, "trainer.epochs=6"])
+    shown = capsys.readouterr()
+    assert "goes on after epoch 2" in shown.out and "is not used" in shown.err
+    assert len(shown.err.splitlines()) == 1, shown.err
+    same_run(run_id, whole)
+
+
+def test_flipped_bytes_of_a_record_never_end_in_a_traceback(resumable, stocked, capsys):
+    """Whatever byte of whatever file is another: the run goes on, or one line says why not."""
+    run_id, folder, _ = resumable
+    chance = random.Random(0)
+    files = [p for p in sorted(folder.parent.rglob("*")) if p.is_file()]
+    for _ in range(25):
+        path = chance.choice(files)
+        content = path.read_bytes()
+        place = chance.randrange(len(content))
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :])
+        try:
+            resume([run_id, "trainer.epochs=4"])
+        except ValueError as refusal:
+            assert len(str(refusal).splitlines()) == 1
+        path.write_bytes(content)

@@ -92,6 +92,9 @@ class Objects:
                 now = dict(nodes.items(node) or ()) if node.kind not in nodes.UNORDERED else {}
                 labels = [decoder(label) for label, _ in told[1]]
                 children = [decoder(v, now.get(k)) for k, (_, v) in zip(labels, told[1], strict=True)]
+                for label, child in zip(labels, children, strict=True):
+                    if isinstance(child, str) and isinstance(now.get(label), (int, float)):
+                        raise Refusal(f"the checkpoint doesn't fit this run: {label!r} in `{shown(path)}` is no number")
                 nodes.fill(node, list(zip(labels, children, strict=True)))
             else:
                 _restore_whole(node, told, decoder)

@@ -68,10 +68,15 @@ class State:
             Refusal: the state isn't one of such a run.
         """
         run, average = self._run, self._parts.average
+        if state.get("data", self._parts.identity.sha256) != self._parts.identity.sha256:
+            raise Refusal("the checkpoint doesn't fit this run: it was trained on other data")
+        _check_like("loop", self._loop.state_dict(), state.get("loop"))
+        _check_like("random", random_state() | {"cuda": []}, state.get("random"))
         try:
             if state["learner"] is not None:
                 self._parts.learner.load_state_dict(state["learner"])  # type: ignore[attr-defined]
-            self.objects.restore(state.get("objects", []))
+            is_older = "objects" not in state and "model" in (state["learner"] or {})
+            self.objects.restore([] if is_older else state["objects"])
             self._loop.load_state_dict(state["loop"])
             for part, name in ((run.schedule, "schedule"), (run.watch, "watch"), (average, "average")):
                 if part is not None and name in state:
@@ -89,6 +94,25 @@ class State:
         """Put back what passing over batches has moved."""
         self.objects.restore([c for c in state["objects"] if c[0].startswith("data")])
         set_random_state(state["random"])
+
+
+def _check_like(name: str, ours: Any, given: Any) -> None:
+    """Refuse what isn't built as a state of this run is: other keys, shapes, or a text for a number."""
+    if isinstance(ours, Mapping):
+        if not isinstance(given, Mapping) or given.keys() != ours.keys():
+            raise Refusal(f"the checkpoint doesn't fit this run: it has other keys in {name}")
+        for key in ours:
+            _check_like(f"{name}.{key}", ours[key], given[key])
+    elif isinstance(ours, torch.Tensor):
+        if not isinstance(given, torch.Tensor) or (given.shape, given.dtype) != (ours.shape, ours.dtype):
+            raise Refusal(f"the checkpoint doesn't fit this run: {name} has another shape")
+    elif isinstance(ours, (list, tuple)):
+        if not isinstance(given, (list, tuple)):
+            raise Refusal(f"the checkpoint doesn't fit this run: {name} is no list")
+        for i, pair in enumerate(zip(ours, given, strict=False)):
+            _check_like(f"{name}[{i}]", *pair)
+    elif isinstance(ours, (int, float)) and not isinstance(given, (int, float)):
+        raise Refusal(f"the checkpoint doesn't fit this run: {name} is no number")
 
 
 def roots(parts: Parts) -> dict[str, Any]:
