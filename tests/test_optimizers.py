@@ -1,5 +1,6 @@
 """Optimizers of other people's: with a closure, with modes; against the loops that their authors write."""
 
+import re
 import sys
 
 import pytest
@@ -304,3 +305,58 @@ def test_sweep_of_an_optimizer_that_cannot_be_stacked_is_its_runs(parts, capsys,
     [alone] = gdexp.launch([*words, "seed=1"]).to_dict("records")
     mine, its = saved(table.run_id[1]), saved(alone["run_id"])
     assert all(torch.equal(mine[k], its[k]) for k in its)
+
+
+STEPS = """
+import torch
+from torch import nn
+
+class Complex(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(in_features, 1, dtype=torch.complex64))
+    def forward(self, x):
+        return (x.to(self.w.dtype) @ self.w).abs()
+
+class Sparse(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.table = nn.Embedding(5, 1, sparse=True)
+    def forward(self, x):
+        return self.table((x[:, 0] > 2).long())
+"""
+COMPLEX = ["model=custom", "model._target_=steps_tried.Complex"]
+SPARSE = ["model=custom", "model._target_=steps_tried.Sparse"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ([*COMPLEX, "trainer.clip_value=1"], "`trainer.clip_value` must be null; trainer.clip_norm may be set"),
+        ([*COMPLEX, "optimizer=adafactor"], "`optimizer=adafactor` can't take the complex w"),
+        ([*COMPLEX, "optimizer=nesterov", "+optimizer.fused=true"], "`optimizer.fused` can't be true here; null, the"),
+        ([*SPARSE, "optimizer=muon"], "`optimizer=muon` can't take the sparse gradient of table.weight"),
+        (
+            ["optimizer=adam", "+optimizer.capturable=true", "trainer.device=cpu"],
+            "`optimizer.capturable` can't be true",
+        ),
+        (["optimizer=muon", "optimizer.ns_steps=200", "model=linear"], "`optimizer.ns_steps` can't be 200 here; 5,"),
+        (["optimizer=lbfgs", "optimizer.line_search_fn=wolfe"], "`optimizer.line_search_fn` can't be wolfe here; null"),
+        (["optimizer=lbfgs", "optimizer.history_size=0"], "`optimizer.history_size` can't be 0 here; 100, the default"),
+        (
+            ["optimizer=adam", "optimizer.param_groups={w: {capturable: true}}", "trainer.device=cpu"],
+            "param_groups` can",
+        ),
+    ],
+)
+def test_a_step_that_torch_cannot_make_is_refused_by_its_key(stocked, words, key):
+    (stocked / "steps_tried.py").write_text(STEPS)
+    with pytest.raises(ValueError, match=re.escape(key)):
+        gdexp.launch(words)
+    assert gdexp.runs().empty
+
+
+@pytest.mark.parametrize("words", [[*COMPLEX, "trainer.clip_norm=1"], [*COMPLEX, "optimizer=lbfgs"], [*SPARSE]])
+def test_a_step_that_torch_can_make_is_made(stocked, words):
+    (stocked / "steps_tried.py").write_text(STEPS)
+    assert gdexp.launch([*words, "optimizer.lr=0.001", "trainer.epochs=2"]).outcome[0] == "completed"

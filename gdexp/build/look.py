@@ -229,10 +229,9 @@ class _Trial:
         if sum(p.numel() for p in learning.values()) > _LARGEST_BACKWARD:
             return
         _guarded("the gradient of the loss can't be taken", value.backward)
-        gradients = {n: p.grad for n, p in learning.items() if p.grad is not None}
-        if not gradients:
+        if all(p.grad is None for p in learning.values()):
             raise Refusal("no gradient gets from the loss to the model's parameters: the loss doesn't depend on them")
-        updates.check_sparse(self._tried.config, self._tried.options, self._model, gradients)
+        updates.check_step(self._tried.config, self._tried.options, dict(self._parameters()))
 
     def _check_crossing(self) -> None:
         """Refuse a loss that pairs every row with every row, whatever their number is: one alone may be chance."""

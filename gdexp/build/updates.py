@@ -1,6 +1,7 @@
 """How the weights are updated: the optimizer over groups of parameters, its step and its schedule."""
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +16,16 @@ from gdexp.build.watching import check_objective, is_watched, make_watch
 from gdexp.config import targets
 from gdexp.config.check import own
 from gdexp.config.refusal import Refusal
+from gdexp.config.written import typed
 from gdexp.data import TensorData
 from gdexp.reading import Metrics
 from gdexp.schedule import Schedule
 from gdexp.step import Step
 from gdexp.train import Run
 from gdexp.watch import Watch
+
+_OURS = ("torch.optim.", "gdexp.")
+_FEW_ITERATIONS = 5  # of LBFGS, which tell as much as all
 
 
 def make_optimizer(node: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> Optimizer:
@@ -47,45 +52,91 @@ def _groups(patterns: dict[str, dict[str, Any]] | None, parameters: Mapping[str,
     return [{"params": list(rest.values())}, *groups] if rest else groups
 
 
-def check_sparse(
-    config: Mapping[str, Any],
-    options: Mapping[str, str | None],
-    model: nn.Module,
-    gradients: Mapping[str, torch.Tensor],
+def check_step(
+    config: Mapping[str, Any], options: Mapping[str, str | None], parameters: Mapping[str, nn.Parameter]
 ) -> None:
-    """Refuse gradients that the optimizer or a clip can't take, sparse or dense.
+    """Refuse gradients that the optimizer, one of its options or a clip can't take: a step is tried with copies.
 
     Args:
         config: of the run.
         options: the option chosen in each group, for messages.
-        model: a copy, which has the gradients and is given a step.
-        gradients: by the names of the parameters.
+        parameters: by name, on the CPU, with their gradients.
     """
-    trainer, name = config["trainer"], f"`optimizer={options.get('optimizer')}`"
-    sparse = [parameter for parameter, g in gradients.items() if g.is_sparse]
-    dense = [parameter for parameter, g in gradients.items() if not g.is_sparse]
-    if needs_sparse(config) and dense:
+    node, trainer, name = config["optimizer"], config["trainer"], f"`optimizer={options.get('optimizer')}`"
+    gradients = {parameter: p.grad for parameter, p in parameters.items() if p.grad is not None}
+    sparse = next((parameter for parameter, g in gradients.items() if g.is_sparse), None)
+    dense = next((parameter for parameter, g in gradients.items() if not g.is_sparse), None)
+    if needs_sparse(config) and dense is not None:
         raise Refusal(
-            f"{name} needs sparse gradients, as of nn.Embedding(sparse=True): that of {dense[0]} is dense; use adam"
+            f"{name} needs sparse gradients, as of nn.Embedding(sparse=True): that of {dense} is dense; use adam"
         )
-    if not sparse or config["optimizer"]["_target_"] is None:
+    if sparse is not None and node["_target_"] is not None:
+        _check_norms_of_sparse(trainer, sparse)
+    if not str(node["_target_"]).startswith(_OURS):
+        return  # one of the user's own keeps its traceback
+    error = _error_of_step(node, trainer, parameters)
+    if error is None:
         return
+    if isinstance(error, Refusal):
+        raise error
+    reason = str(error).splitlines()[0]
+    key = _culprit(node, trainer, parameters)
+    if sparse is not None:
+        cure = key or "sgd, adagrad and sparse_adam can"
+        raise Refusal(f"{name} can't take the sparse gradient of {sparse}: {reason}; {cure}") from error
+    if key:
+        raise Refusal(f"{key}: {reason}") from error
+    odd = next((parameter for parameter, p in parameters.items() if p.is_complex()), None)
+    what = f"the complex {odd}: {reason}; sgd and adam can" if odd is not None else f"this model: {reason}"
+    raise Refusal(f"{name} can't take {what}") from error
+
+
+def _check_norms_of_sparse(trainer: Mapping[str, Any], sparse: str) -> None:
     for key in ("clip_norm", "clip_value"):
         if trainer[key] is not None:
-            raise Refusal(f"`trainer.{key}` must be null: the gradient of {sparse[0]} is sparse and can't be clipped")
+            raise Refusal(f"`trainer.{key}` must be null: the gradient of {sparse} is sparse and can't be clipped")
     if "grad_norm" in trainer["record"]:
-        raise Refusal(f"`trainer.record`: grad_norm isn't known of sparse gradients, as that of {sparse[0]}")
-    if not config["optimizer"]["_target_"].startswith("torch.optim."):
-        return
-    step = make_step(make_optimizer(config["optimizer"], dict(model.named_parameters())), trainer, torch.device("cpu"))
+        raise Refusal(f"`trainer.record`: grad_norm isn't known of sparse gradients, as that of {sparse}")
+
+
+def _culprit(node: Mapping[str, Any], trainer: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> str:
+    """Return what must be the value of the key without which a step can be made, nothing if there is none."""
+    cure = "; trainer.clip_norm may be set" if trainer["clip_norm"] is None else ""
+    for key, more in (("clip_value", cure), ("clip_norm", "")):
+        if trainer[key] is not None and _error_of_step(node, {**trainer, key: None}, parameters) is None:
+            return f"`trainer.{key}` must be null{more}"
+    known = targets.parameters(targets.resolve("optimizer._target_", node["_target_"]))
+    plain = {key: known[key].default for key in node if key in known} | {"param_groups": None}
+    for key, default in plain.items():
+        if node[key] != default and _error_of_step({**node, key: default}, trainer, parameters) is None:
+            return f"`optimizer.{key}` can't be {typed(node[key])} here; {typed(default)}, the default, can be"
+    return ""
+
+
+def _error_of_step(
+    node: Mapping[str, Any], trainer: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]
+) -> Exception | None:
+    """Return what is wrong with a step of copies; nothing if it can be made."""
+    if torch.accelerator.is_available() and trainer["device"] != "cpu":
+        node = {key: value for key, value in node.items() if key not in ("fused", "capturable")}  # as it isn't here
+    if "max_iter" in node:
+        node = {**node, "max_iter": min(node["max_iter"], _FEW_ITERATIONS)}
+    own = {name: nn.Parameter(p.detach().clone(), p.requires_grad) for name, p in parameters.items()}
+    for name, p in parameters.items():
+        own[name].grad = None if p.grad is None else p.grad.clone()
+    losses = itertools.count()
+
+    def closure() -> torch.Tensor:  # as of a loss that falls
+        for p in own.values():
+            p.grad = None if p.grad is None else 0.9 * p.grad
+        return torch.tensor(-float(next(losses)))
+
     try:
-        if not step.needs_closure:
-            step()
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise Refusal(
-            f"{name} can't take the sparse gradient of {sparse[0]}: {str(error).splitlines()[0]}; "
-            "sgd, adagrad and sparse_adam can"
-        ) from error
+        step = make_step(make_optimizer(node, own), trainer, torch.device("cpu"))
+        step(closure, torch.ones(())) if step.needs_closure else step()
+    except Exception as error:
+        return error
+    return None
 
 
 def needs_sparse(config: Mapping[str, Any]) -> bool:
