@@ -70,6 +70,9 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
             raise Refusal(f"run {run.run_id}: {changed}") from changed
         config = check(plain)
         check_targets(config)
+        from gdexp.tracking.extent import check_extent  # torch
+
+        check_extent(config, run.held, run.run_id)
     options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
     return run, compose.Job(config, source, options, run.name, None)
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 import gdexp
 from gdexp.rerun import rerun
+from gdexp.resume import resume
 
 EVIL = "import pathlib\npathlib.Path('harmed').touch()\ndef f(**_): pathlib.Path('harmed').touch()\n"
 NET = "import os, torch\nfrom torch import nn\nclass Net(nn.Linear):\n    def __init__(self): super().__init__(1, 1)\n"
@@ -164,3 +165,22 @@ def test_value_from_the_environment_comes_back(stocked, monkeypatch):
     monkeypatch.delenv("KIND")
     with pytest.raises(ValueError, match=r"`model\.kind` comes from the environment variable KIND, which is not set"):
         gdexp.load(run_id)
+
+
+OWN = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self, width=1): super().__init__(width, width)\n"
+
+
+@pytest.mark.parametrize("model", ["torch.nn.Linear", "gdexp.models.MLP", "mine.Net"])
+def test_model_that_is_larger_than_its_weights_takes_no_memory(record, stocked, model):
+    (stocked / "mine.py").write_text(OWN)
+    run_id = record(model)
+    config = OmegaConf.load(record.folder / "config.yaml")
+    sizes = {"mine.Net": {"width": 1_000_000}, "gdexp.models.MLP": {"in_features": 1, "out_features": 1}}
+    sizes["gdexp.models.MLP"]["hidden"] = [1_000_000, 1_000_000]
+    wide = {"in_features": 1_000_000, "out_features": 1_000_000}
+    ours = {key: config.model[key] for key in ("inputs", "weights", "weights_partial")}
+    config.model = {"_target_": model, **sizes.get(model, wide), **ours}
+    OmegaConf.save(config, record.folder / "config.yaml")
+    for use in (gdexp.load, lambda run_id: rerun([run_id]), lambda run_id: resume([run_id, "trainer.epochs=2"])):
+        with pytest.raises(ValueError, match=r"its config makes a model of more than \d+ bytes"):
+            use(run_id)

@@ -36,6 +36,7 @@ class Recorded(NamedTuple):
     data: str | None  # the first 32 digits of the SHA-256 of its data
     texts: dict[str, str]  # artifacts: config.yaml, environment.json, code/…, git.diff
     weights: "Mapping[str, Mapping[str, Tensor]]"  # by the name of the file
+    held: int = 0  # bytes of its weights and checkpoints
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _directly(tables: Tables, run_id: str, uri: str, weights: str) -> Recorded:
     pairs = "SELECT CAST(key AS TEXT), CAST(value AS TEXT) FROM {} WHERE run_uuid=?"
     params, tags = (dict(tables.select(pairs.format(table), run_id)) for table in ("params", "tags"))
     folder = places.folder(tables.path, artifacts, run_id)
-    files = _artifacts(folder, weights) if folder is not None else ({}, {})
+    files = _artifacts(folder, weights) if folder is not None else ({}, {}, 0)
     data = str(digests[0][0]) if digests else None
     return Recorded(run_id, name, status, experiment, uri, params, tags, metrics, data, *files)
 
@@ -116,12 +117,12 @@ def _by_client(run_id: str, uri: str, address: str, weights: str) -> Recorded:
         except (MlflowException, OSError) as error:
             raise Refusal(f"run {run_id}: its artifacts can't be read: {str(error).splitlines()[0]}") from error
         files = _artifacts(here or Path(folder), weights)
-    own = dict(data.params), dict(data.tags)
-    return Recorded(run_id, info.run_name, info.status, experiment, uri, *own, history, digest, *files)
+    params, tags = dict(data.params), dict(data.tags)
+    return Recorded(run_id, info.run_name, info.status, experiment, uri, params, tags, history, digest, *files)
 
 
-def _artifacts(folder: Path, weights: str) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"]]:
-    """Return the texts and some of the weights in a folder of artifacts."""
+def _artifacts(folder: Path, weights: str) -> tuple[dict[str, str], dict[str, "Mapping[str, Tensor]"], int]:
+    """Return the texts and some of the weights in a folder of artifacts, and the bytes of the largest of them all."""
     from gdexp.tracking.weights import load_weights
 
     paths = [folder / name for name in _FILES if os.path.lexists(folder / name) and name != "code"]
@@ -131,4 +132,5 @@ def _artifacts(folder: Path, weights: str) -> tuple[dict[str, str], dict[str, "M
     largest = {"config.yaml": text.LARGEST}
     texts = {p.relative_to(folder).as_posix(): places.text(p, largest.get(p.name, _LARGEST_CODE)) for p in paths}
     chosen = [p for p in places.files(folder) if p.parent == folder and fnmatchcase(p.name, weights)]
-    return texts, {p.name: load_weights(p) for p in chosen}
+    sizes = [path.lstat().st_size for path in places.files(folder) if path.suffix in (".safetensors", ".pt")]
+    return texts, {p.name: load_weights(p) for p in chosen}, max(sizes, default=0)

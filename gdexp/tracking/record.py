@@ -10,7 +10,8 @@ from gdexp.config import modules, targets, text, trust
 from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
 from gdexp.dtypes import move
-from gdexp.tracking.reading import read
+from gdexp.tracking.extent import check_extent
+from gdexp.tracking.reading import Recorded, read
 from gdexp.tracking.weights import of_model
 
 
@@ -38,7 +39,7 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
     except (Refusal, ValueError) as error:
         raise Refusal(f"run {run_id} can't be loaded: {error}") from error
     with torch.random.fork_rng(devices=[]):
-        model = _built(config)
+        model = _built(config, run)
     if not isinstance(model, nn.Module):
         raise Refusal(f"run {run_id}: its learner is no torch.nn.Module; its weights are in {file}")
     move(model, torch.device("cpu"), dtype)
@@ -58,7 +59,7 @@ def _dtype(config: Mapping[str, Any]) -> torch.dtype:
     return getattr(torch, str(name))
 
 
-def _built(config: Mapping[str, Any]) -> Any:
+def _built(config: Mapping[str, Any], run: Recorded) -> Any:
     """Build the model of a record, or the user's own learner around it."""
     nodes = {group: config.get(group) or {"_target_": None} for group in ("model", "learner")}
     if not all(isinstance(node, dict) and "_target_" in node for node in nodes.values()):
@@ -66,6 +67,7 @@ def _built(config: Mapping[str, Any]) -> Any:
     modules.forget_changed()
     trust.check_trusted(nodes)
     nodes, model = text.with_environment(nodes), None
+    check_extent(nodes | {"trainer": config.get("trainer") or {}}, run.held, run.run_id)
     learner = nodes["learner"]
     if nodes["model"]["_target_"] is not None:
         model = targets.build("model", own("model", nodes["model"]))
