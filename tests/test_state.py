@@ -146,6 +146,10 @@ class Settings:
 class Log(list):
     pass
 
+class Sides(enum.Flag):
+    LEFT = 1
+    RIGHT = 2
+
 class Memory(Net):
     def prepare(self):
         self.bytes, self.numbers, self.c = bytearray(1), array.array("d", [0.0]), ctypes.c_int(0)
@@ -154,7 +158,10 @@ class Memory(Net):
         self.masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
         self.pairs = np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])
         self.lists = np.array([[0], [0]], dtype=object)
+        self.grown, self.sides = np.zeros(1), Sides(0)
     def factor(self):
+        self.grown.resize(len(self.grown) + 1, refcheck=False)
+        self.sides = Sides((self.sides.value + 1) % 4)
         self.bytes.append(1)
         self.numbers[0] += 0.1
         self.c.value += 1
@@ -167,6 +174,7 @@ class Memory(Net):
         self.text.seek(0)
         self.text.write(f"{text + 0.1:.1f}")
         own = sum(self.bytes) / 9 + self.numbers[0] + self.c.value / 9 + self.shared.value + self.view[0]
+        own += len(self.grown) / 9 + self.sides.value
         return own + text + float(self.masked.sum()) + self.pairs["a"][0] + self.lists[1, 0] / 9
 
 class Held(Net):
@@ -224,6 +232,13 @@ class Hidden(Net):
         VARIABLE.set(VARIABLE.get(0) + 1)
         own = drawn(self.n % 3, scale=0.5) + self.remembered(self.n % 5)
         return 9 + (LATE + VARIABLE.get() + self.settings.n) / 9 + own
+
+class Unseeded(Net):
+    def prepare(self):
+        g = np.random.default_rng()  # of the operating system
+        self.drawn, self.scale = g.random(2, dtype=np.float32), g.random()
+    def training_loss(self, batch):
+        return 0 * self.layer(batch[0]).sum() + float(self.drawn.sum()) * self.scale
 
 class Plain(nn.Module):
     def __init__(self, in_features):
@@ -393,6 +408,14 @@ def test_resumed_run_counts_on(gdexp_run, folder, name):
 
 
 @pytest.mark.slow
+def test_what_a_model_drew_without_a_seed_is_kept(gdexp_run, folder):
+    cut = gdexp.launch([*net("Unseeded"), "trainer.epochs=2", "trainer.checkpoint_every=1"]).run_id[0]
+    assert gdexp_run(cut, "trainer.epochs=4", module="gdexp.resume").returncode == 0
+    losses = [value for key, _, value in curves(cut) if key == "train_loss"]
+    assert len(losses) == 4 and len(set(losses)) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_run_ended_within_an_epoch_goes_on_as_the_unbroken_one(gdexp_run, folder, name):
     words = [*RUNS[name], "trainer.epochs=6"]
@@ -428,6 +451,12 @@ LOST = {
         "next(self.x)",
         "model.x",
     ),
+    "a table": (
+        "import pandas as pd; self.x = pd.DataFrame({'a': [1.0]})",
+        "self.x.loc[0, 'a'] += 1",
+        "model.x",
+    ),
+    "text that is read line by line": ("self.x = open(__file__)", "next(self.x)", "model.x"),
     "one of several in a set": (
         "self.x = {Thing(1), Thing(2)}",
         "min(self.x, key=lambda t: t.v).v -= 1",
@@ -449,3 +478,17 @@ def test_what_cannot_be_kept_is_refused_by_name(stocked, monkeypatch, name):
         gdexp.launch([*words, "trainer.checkpoint_every=1"])
     assert len(gdexp.runs()) == 0
     assert list(gdexp.launch(words).status) == ["FINISHED"]  # nobody asked for checkpoints
+
+
+def test_what_never_changes_is_no_hindrance(stocked):
+    text = """class Still(Net):
+    def prepare(self):
+        self.lock, self.log, self.names = threading.Lock(), open("log.txt", "w"), itertools.cycle("ab")
+        self.pair, self.proxy = {torch.ones(2), torch.zeros(2)}, types.MappingProxyType({"a": [1.0]})
+    def factor(self):
+        with self.lock:
+            return float(sum(t.sum() for t in self.pair)) + self.proxy["a"][0]
+"""
+    (stocked / "still.py").write_text(f"import types\n{HEAD}{text}")
+    words = [*net("Still"), "trainer.epochs=2", "trainer.checkpoint_every=1", "model._target_=still.Still"]
+    assert list(gdexp.launch(words).status) == ["FINISHED"]

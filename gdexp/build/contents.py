@@ -199,7 +199,10 @@ _CHANGED: dict[type, Contents] = {
 
 _MEMORY = Contents(_in_memory, _set_memory)
 _VIEW = Contents(lambda value: _bytes(value.tobytes()), lambda value, c: _set_bytes(value.cast("B"), c))
-_FILE = Contents(lambda value: None if value.closed else value.tell(), lambda value, place: value.seek(place))
+_FILE = Contents(
+    read=lambda value: None if value.closed else value.tell(),
+    write=lambda value, place: value.close() if place is None else value.seek(place),
+)
 
 
 def _name(kind: type) -> str:

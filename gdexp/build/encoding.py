@@ -19,7 +19,7 @@ from gdexp.config.refusal import Refusal
 
 _LISTS: dict[str, Callable[..., Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _DICTS = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
-UNORDERED = "{…}"  # in the path of what can't be told from its neighbours in another process
+UNORDERED = "{…}"  # in the path of what can't be told from its neighbours in another process, or is one of many
 
 
 class Unkept(Refusal):
@@ -56,7 +56,7 @@ class Encoder:
         if type(value) in kinds.SCALARS:
             return value
         if (there := self._known(value)) is not None:
-            if UNORDERED in there:
+            if UNORDERED in there and value is not before:
                 raise Unkept(path, value)
             return ["was", there]
         if value is before and not isinstance(value, (list, dict, set, deque, Tensor)):
@@ -77,12 +77,10 @@ class Encoder:
         if type(value) is _DICTS.get(kind) or (type(value) is defaultdict and _is_alike(value, before)):
             pairs = [[self(path, k), self(f"{path}[{k!r}]", v, _at(before, k))] for k, v in value.items()]
             return [kind, number, pairs]
-        if isinstance(value, Enum) and (home := self._known(type(value))) is not None:
-            return ["enum", number, value.name, ["was", home]]
+        if isinstance(value, Enum) and (told := self._member(value, before)) is not None:
+            return ["enum", number, *told]
         if type(value) is not type(before):
             raise Unkept(path, value)
-        if isinstance(value, Enum):
-            return ["enum", number, value.name]
         if isinstance(value, np.ndarray):
             old = dict(kinds.attributes(before))
             own = [[n, self(f"{path}.{n}", v, old.get(n))] for n, v in kinds.attributes(value)]
@@ -94,6 +92,14 @@ class Encoder:
             own = [[n, self(f"{path}.{n}", v, old.get(n))] for n, v in kinds.attributes(value)]
             return ["object", number, type(value).__qualname__, own]
         raise Unkept(path, value)
+
+    def _member(self, value: Enum, before: Any) -> list[Any] | None:
+        """Return a member of an enumeration; None if it isn't known which one that is."""
+        home = None if (path := self._known(type(value))) is None else ["was", path]
+        if home is None and type(value) is not type(before):
+            return None
+        plain = type(value.value) in kinds.SCALARS  # flags that are set together have no name
+        return [home, "value", value.value] if plain else [home, "name", value.name]
 
     def _leaf(self, path: str, value: Any) -> list[Any] | None:
         """Return a value that holds no others, None for one that does."""
@@ -169,7 +175,8 @@ class Decoder:
                 dict.__setitem__(pairs, key, self(v, _at(before, key)))
             return pairs
         if kind == "enum":
-            return (self(content[1]) if content[1:] else type(before))[content[0]]
+            home: Any = type(before) if content[0] is None else self(content[0])
+            return home(content[2]) if content[1] == "value" else home[content[2]]
         if kind == "subclass":
             like = self._new[number] = self(content[0]).view(type(before))
             old = dict(kinds.attributes(before))

@@ -30,6 +30,7 @@ import gdexp
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 Items = list[tuple[Any, Any]]  # label and child
 
+_LARGE = 100_000  # numbers in a table that is compared
 _OF_PYTHON = 1 << 9  # the flag of types that are made while a program runs
 
 # what they hold is never part of a calculation: writers, locks, tables that fill caches when they are read
@@ -40,7 +41,7 @@ _INERT = {
 # but what these hold is
 _NOT_INERT = {
     *("_thread._local", "threading.Event", "threading.Condition", "threading.Semaphore"),
-    *("threading.BoundedSemaphore", "multiprocessing.sharedctypes"),
+    *("threading.BoundedSemaphore", "multiprocessing.sharedctypes", "multiprocessing.shared_memory"),
 }
 _FIXED_MODULES = {"abc", "_abc", "datetime", "fractions", "inspect", "pathlib", "re", "typing", "uuid"}
 _FIXED = (
@@ -177,6 +178,19 @@ def names_set(code: types.CodeType) -> frozenset[str]:
     return frozenset(own).union(*(names_set(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
+def is_table(value: Any) -> bool:
+    """Say whether a value is a table or column of pandas that is small enough to be compared."""
+    if type(value).__module__.partition(".")[0] != "pandas":
+        return False
+    return hasattr(value, "to_numpy") and getattr(value, "size", _LARGE) < _LARGE
+
+
+def _columns(table: Any) -> list[np.ndarray]:
+    if table.ndim == 1:
+        return [table.to_numpy()]
+    return [table.index.to_numpy(), table.columns.to_numpy(), *(c.to_numpy() for _, c in table.items())]
+
+
 class Seen(NamedTuple):
     """What can be seen of an object that can't be told.
 
@@ -199,7 +213,8 @@ def seen(value: Any) -> Seen:
         return Seen(value.qsize(), value.empty())
     try:
         with warnings.catch_warnings(action="ignore"):
-            return Seen(hash(pickle.dumps(value, 4)), True)  # only ever written
+            told = _columns(value) if is_table(value) else value
+            return Seen(hash(pickle.dumps(told, 4)), True)  # only ever written
     except Exception:  # of whatever an object does when it is asked for what it holds
         left = getattr(value, "__length_hint__", None)
         return Seen(left() if left else None, False)

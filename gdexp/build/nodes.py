@@ -25,6 +25,7 @@ _WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary)
 _MEMBERS: tuple[tuple[str, Any], ...] = (
     *(("list", list), ("dict", dict), ("set", set), ("deque", deque), ("tuple", tuple), ("frozenset", frozenset)),
     *(("weak dict", _WEAK), ("weak set", weakref.WeakSet), ("weakref", weakref.ref)),
+    ("view", types.MappingProxyType),
     *(("variable", ContextVar), ("partial", functools.partial)),
 )
 _PLAIN: dict[Any, str] = {list: "list", dict: "dict", OrderedDict: "dict", tuple: "tuple", set: "set", deque: "deque"}
@@ -86,7 +87,7 @@ def kind(value: Any) -> str | None:
     if isinstance(value, type):
         return "class" if kinds.users(value.__module__) else None
     if kinds.is_fixed(value):
-        return None
+        return "opaque" if kinds.is_table(value) else None
     return "object" if kinds.is_object(value) and not kinds.is_foreign(value) else "opaque"
 
 
@@ -141,7 +142,7 @@ def items(node: Node) -> kinds.Items | None:
         return caches.read(value)
     if node.kind == "function":
         return list(_of_function(value))
-    return [] if node.kind in ("method", "weakref") else None
+    return [] if node.kind in ("method", "weakref", "view") else None
 
 
 def _of_function(value: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -172,6 +173,8 @@ def fill(node: Node, items: kinds.Items) -> None:
         kinds.set_class_attributes(value, items)
     elif node.kind == "global":
         value.module.update(items)
+        if not items:
+            value.module.pop(value.name, None)
     elif node.kind == "variable":
         value.set(items[0][1])
     elif node.kind == "cache":

@@ -6,6 +6,7 @@ tensors; `restore` puts that into the same parts, built afresh. What changes and
 refused by name.
 """
 
+import gc
 import re
 import sys
 import types
@@ -23,7 +24,8 @@ from gdexp.build.nodes import Global, Node, Own, joined, shown
 from gdexp.config.refusal import Refusal
 
 _LARGE = 100_000  # numbers in a tensor of a data set that is compared by its version
-_MANY = 10_000  # members of a list that are looked into
+_MANY = 10_000  # members of a list that are all looked into
+_FEW = 500  # members of a longer one that are; where one of them has changed, the others may have, too
 _DIGEST = 65_536  # numbers of a large array that are compared
 _BLOCK = 512  # numbers of a large array whose sum is compared
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -96,6 +98,8 @@ class Objects:
                     if isinstance(child, str) and isinstance(now.get(label), (int, float)):
                         raise Refusal(f"the checkpoint doesn't fit this run: {label!r} in `{shown(path)}` is no number")
                 nodes.fill(node, list(zip(labels, children, strict=True)))
+            elif told[0] == "some":
+                nodes.fill(node, list((dict(nodes.items(node) or ()) | dict(told[1])).items()))
             else:
                 _restore_whole(node, told, decoder)
 
@@ -124,7 +128,8 @@ class Objects:
 
     def _held(self, path: str, kind: str, items: Any) -> Iterator[tuple[str, Any]]:
         """Yield what an object holds: its members, and keys that are objects themselves."""
-        if len(items) > _MANY:
+        if len(items) > (10 * _MANY if _root(path) in self._whole else _MANY):
+            yield from ((f"{path}{UNORDERED}", value) for _, value in items[:: len(items) // _FEW])
             return
         if kind in nodes.UNORDERED:
             objects = [value for _, value in items if id(value) not in self._paths and nodes.kind(value) is not None]
@@ -135,7 +140,8 @@ class Objects:
         for label, value in items:
             if type(label) not in kinds.SCALARS:
                 yield f"{path}[…]", label
-            yield joined(path, label, kind), value
+            if type(value) not in kinds.SCALARS:
+                yield joined(path, label, kind), value
 
     def _behind(self, path: str, value: Any) -> list[tuple[str, Any]]:
         """Return what an object leads to beside its own attributes: its class, globals of its code."""
@@ -147,6 +153,8 @@ class Objects:
             return [(f"{path}.__self__", owner)]
         if isinstance(value, weakref.ref):
             return [(f"{path}()", value())]
+        if isinstance(value, types.MappingProxyType):
+            return [(path, one) for one in gc.get_referents(value)]
         if isinstance(value, Tensor):
             hooks = [(name, getattr(value, name, None)) for name in _HOOKS]
             return [(f"{path}.{name}", child) for name, child in (*vars(value).items(), *hooks) if child is not None]
@@ -174,7 +182,7 @@ class Objects:
         elif (items := nodes.items(node)) is None:
             told = self._told_whole(path, node, encoder)
         elif nodes.same(items, node.before):
-            return None
+            return _drawn(path, node, items)
         elif node.kind in ("tuple", "frozenset"):
             raise Unkept(shown(path), node.value)
         else:
@@ -194,7 +202,9 @@ class Objects:
         now = self._mark(path, node)
         if node.kind == "array":
             value = node.value.view(np.ndarray)
-            return None if now == node.before else ["state", encoder(shown(path), value.copy())]
+            always = value.size <= _LARGE and value.flags.writeable and not path.startswith("data")
+            always = always and UNORDERED not in path
+            return ["state", encoder(shown(path), value.copy())] if always or now != node.before else None
         if node.kind == "contents":
             return None if nodes.same_mark(now, node.before) else ["state", encoder(shown(path), now)]
         hidden = node.kind == "opaque" and not now.whole
@@ -218,15 +228,27 @@ class Objects:
         value: Any = node.value
         data = path.startswith("data")
         if node.kind == "tensor":
-            if value.numel() <= _LARGE or re.split(r"[.\[]", path, maxsplit=1)[0] in self._whole:
+            small = value.numel() <= _LARGE or _root(path) in self._whole
+            if small and UNORDERED not in path:
                 return object()  # always kept
             return value._version, value.data_ptr(), value.shape
         if node.kind == "array":
             return value.shape, _digest(value.view(np.ndarray), data)
         if node.kind == "contents":
             known = contents.of(value)
-            return known.read(value) if known is not None else None
+            try:
+                return known.read(value) if known is not None else None
+            except OSError as error:  # of text that is being read line by line
+                raise Unkept(shown(path), value) from error
         return value.cache_info().misses if node.kind == "cache" else kinds.seen(value)
+
+
+def _drawn(path: str, node: Node, items: kinds.Items) -> list[Any] | None:
+    """Return those numbers of an object of the user's that may have been drawn when it was built, without a seed."""
+    if node.kind != "object" or path.startswith("data") or not kinds.users(type(node.value).__module__):
+        return None
+    floats = [[name, value] for name, value in items if type(value) is float]
+    return ["some", floats] if floats and UNORDERED not in path else None
 
 
 def _digest(array: np.ndarray, data: bool) -> Any:
@@ -253,6 +275,11 @@ def _modules(function: types.FunctionType, names: set[str]) -> set[str]:
     return found
 
 
+def _root(path: str) -> str:
+    """Return the name of the part that a path begins with."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
 def _name(path: str) -> str:
     """Return the name by which code reaches an object: the last in its path."""
     return re.sub(r"\[[^\[\]]*\]", "", path).strip(" '").rpartition(".")[2]
@@ -266,7 +293,7 @@ def _restore_whole(node: Node, told: list[Any], decoder: Decoder) -> None:
     elif node.kind == "array":
         saved, value = decoder(told[1]), node.value.view(np.ndarray)
         if value.shape != saved.shape:
-            raise Refusal("the checkpoint doesn't fit this run: an array has another shape")
-        value[...] = saved.view(value.dtype)
+            node.value.resize(saved.shape, refcheck=False)
+        node.value.view(np.ndarray)[...] = saved.view(value.dtype)
     elif (known := contents.of(node.value)) is not None:
         known.write(node.value, decoder(told[1]))
