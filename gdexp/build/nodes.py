@@ -227,7 +227,7 @@ def same_mark(now: Any, before: Any) -> bool:
 
 def shown(path: str) -> str:
     """Return a path as one types it: without torch's own dicts of parameters and modules."""
-    return _HIDDEN.sub(r".\1", path).strip(" .")
+    return _HIDDEN.sub(r".\1", path).strip(" .'")
 
 
 def joined(path: str, label: Any, kind: str) -> str:
