@@ -38,8 +38,9 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     Calls from several threads run one after another.
 
     Args:
-        overrides: as typed after `python -m gdexp.run`.
-        multirun: the flag `-m`.
+        overrides: as typed after `python -m gdexp.run`; of its flags and Hydra's settings those are refused that
+            are for a process of its own, such as `--config-dir` and `hydra/launcher`.
+        multirun: the flag `-m`, which may also stand among the words.
 
     Returns:
         one row a run: run_id, name, status, outcome, params, final metrics; of a sweep also the runs that failed.
@@ -54,7 +55,9 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
     with _ONE_AT_A_TIME, host.as_it_was(), stop.handled(interruptions):
         modules.forget_changed()
         try:
-            found = train(compose(list(overrides), multirun), overrides)
+            words = _without_flags(overrides)
+            multirun = multirun or len(words) < len(overrides)
+            found = train(compose(words, multirun, hosted=True), words)
         except Exception as error:
             if isinstance(error, Refusal) or (line := line_of(error)) is None:
                 raise
@@ -65,6 +68,16 @@ def launch(overrides: Sequence[str] = (), multirun: bool = False) -> "pd.DataFra
         if result.error is not None and (len(found) == 1 or isinstance(result.error, Refusal)):
             raise result.error
     return frame(row(*result[:6]) for result in found)
+
+
+def _without_flags(overrides: Sequence[str]) -> list[str]:
+    """Return the words of a launch that are no `-m`; refuse other flags, and what is no list of words."""
+    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+        raise Refusal(f"launch takes a list of words, as ['optimizer.lr=0.1'], got {overrides!r}")
+    words = [word for word in overrides if word not in ("-m", "--multirun")]
+    if flags := [word for word in words if word.startswith("-")]:
+        raise Refusal(f"`{flags[0]}` is for the command line: launch takes overrides; start python -m gdexp.run for it")
+    return words
 
 
 def train(

@@ -60,3 +60,22 @@ def test_several_processes_of_torchrun_are_refused(stocked, monkeypatch):
     assert len(gdexp.runs()) == 0
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert len(gdexp.launch(WORDS)) == 1
+
+
+UNHEARD = [["hydra/launcher=joblib"], ["hydra.job.chdir=true"], ["--config-dir=x"], ["--config-dir", "x"], ["--help"]]
+UNHEARD += [["hydra.run.dir=out"], ["+hydra.job.env_set.A=b"], "trainer.epochs=1", [3], ["experiments=far"]]
+
+
+@pytest.mark.parametrize("words", UNHEARD)
+def test_words_that_only_the_command_hears_are_refused_by_name(stocked, words):
+    (stocked / "experiments").mkdir()
+    (stocked / "experiments/far.yaml").write_text("# @package _global_\nhydra:\n  job:\n    chdir: true\n")
+    name = {"experiments=far": "hydra.job.chdir=True"}.get(words[0], words[0]) if isinstance(words, list) else words
+    with pytest.raises(ValueError, match="for the command line|list of words") as refused:
+        gdexp.launch(words)
+    assert str(name) in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert len(gdexp.runs()) == 0
+
+
+def test_flag_of_a_sweep_is_heard(stocked):
+    assert len(gdexp.launch(["-m", "optimizer.lr=0.01,0.02", "trainer.epochs=1"])) == 2

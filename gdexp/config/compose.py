@@ -23,6 +23,7 @@ from gdexp.config.check import check_own
 from gdexp.config.refusal import Refusal, nearest
 
 _WHOLE = ("sweep", "hydra", "tracking")  # keys of a sweep as a whole
+_HEARD = r"hydra\.(mode|sweeper\.params)\b"  # of Hydra's words, what we do ourselves
 _HYDRA = threading.RLock()  # Hydra keeps its state in singletons
 
 
@@ -42,13 +43,16 @@ class Job(NamedTuple):
         return f"job {self.number} ({self.name})" if self.name else f"job {self.number}"
 
 
-def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = False) -> list[Job]:
+def compose(
+    overrides: Sequence[str], multirun: bool = False, *, defer: bool = False, hosted: bool = False
+) -> list[Job]:
     """Compose the jobs that a command line means.
 
     Args:
         overrides: as typed, without flags.
         multirun: as the flag `-m`.
         defer: return no job where a setting of Hydra's own, as a launcher or a callback, is for its main.
+        hosted: refuse such a setting, for the process is somebody else's.
 
     Raises:
         Refusal: with the line that the command prints.
@@ -57,6 +61,11 @@ def compose(overrides: Sequence[str], multirun: bool = False, *, defer: bool = F
         parsed = parse(overrides)
         with _hydra():
             whole = hydra_compose("config", _fixed(parsed), return_hydra_config=True)
+            if hosted and (unheard := _unheard(parsed, whole.hydra)):
+                raise Refusal(
+                    f"`{unheard}` is for the command line: launch trains in this process, in its folder; "
+                    "start python -m gdexp.run for it"
+                )
             if defer:
                 if _is_hydras(parsed, whole.hydra):
                     return []
@@ -77,6 +86,18 @@ def _is_hydras(parsed: Iterable[Override], node: Any) -> bool:
     typed = any(re.match(r"[+~]*hydra[./]", o.get_key_element()) for o in parsed)
     launches = not str(node.launcher._target_).endswith(".BasicLauncher")
     return bool(typed or launches or node.callbacks or node.job.env_set or node.job.chdir or node.output_subdir)
+
+
+def _unheard(parsed: Iterable[Override], node: Any) -> str | None:
+    """Return what a command line or a study sets of Hydra's own that only its main hears."""
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~")
+        if re.match(r"hydra[./]", key) and not re.match(_HEARD, key):
+            return override.input_line
+    if not str(node.launcher._target_).endswith(".BasicLauncher"):
+        return f"hydra.launcher={node.launcher._target_}"
+    own = {"hydra.callbacks": node.callbacks, "hydra.job.env_set": node.job.env_set, "hydra.job.chdir": node.job.chdir}
+    return next((f"{key}={value}" for key, value in own.items() if value), None)
 
 
 def _fixed(parsed: Iterable[Override]) -> list[str]:
