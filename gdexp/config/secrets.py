@@ -4,10 +4,11 @@ A value is secret by the words of its key, by standing before the @ of an addres
 that of an environment variable which is named so.
 """
 
+import functools
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 HIDDEN = "***"
 _SHORTEST = 4  # characters of a value that is looked for in a text; shorter ones stand in too many words
@@ -31,9 +32,23 @@ _SLASHED = re.compile(r"(\b[A-Za-z][\w+.-]*://)[^\s/:@'\"<>]+:(?!\d+[/\s'\"]|\d+
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/-]{8,}=*", re.IGNORECASE)
 _PAIR = re.compile(r"([\w.-]+)(['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&#}\])'\"]+)")
 
+
+class _Origins(NamedTuple):
+    """Where values may come from.
+
+    Args:
+        config: before it was resolved.
+        environment: the values of variables that are named like secrets.
+    """
+
+    config: Mapping[str, Any]
+    environment: Collection[str]
+
+
 _learnt: set[str] = set()  # values of this process that are secret
 
 
+@functools.lru_cache(maxsize=4096)  # the same keys, and the names of the environment, are asked for at each value
 def is_secret(key: str) -> bool:
     """Say whether a key is named like a password or token.
 
@@ -64,7 +79,8 @@ def without_secrets(plain: Mapping[str, Any], source: Mapping[str, Any]) -> dict
         plain: resolved, in plain containers.
         source: the same before it was resolved.
     """
-    return {k: _masked(str(k), v, source.get(k), source, hidden=False) for k, v in plain.items()}
+    of = _Origins(source, set(_of_environment()))
+    return {k: _masked(str(k), v, source.get(k), of, hidden=False) for k, v in plain.items()}
 
 
 def learn(plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
@@ -74,8 +90,9 @@ def learn(plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
         plain: resolved, in plain containers.
         source: the same before it was resolved.
     """
-    _learnt.update(filter(_is_long, _of_environment()))
-    masked = {k: _masked(str(k), v, source.get(k), source, hidden=False) for k, v in plain.items()}
+    of = _Origins(source, set(_of_environment()))
+    _learnt.update(filter(_is_long, of.environment))
+    masked = {k: _masked(str(k), v, source.get(k), of, hidden=False) for k, v in plain.items()}
     _learnt.update(str(value) for value in _left_out(plain, masked) if _is_long(str(value)))
 
 
@@ -121,21 +138,21 @@ def _pair(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}{HIDDEN}"
 
 
-def _masked(key: str, value: Any, source: Any, root: Mapping[str, Any], hidden: bool) -> Any:
+def _masked(key: str, value: Any, source: Any, of: _Origins, hidden: bool) -> Any:
     hidden = hidden or is_secret(key)
     if isinstance(value, Mapping):
         own = source if isinstance(source, Mapping) else {k: source for k in value}
-        return {k: _masked(str(k), v, own.get(k), root, hidden) for k, v in value.items()}
+        return {k: _masked(str(k), v, own.get(k), of, hidden) for k, v in value.items()}
     if isinstance(value, list):
         each = source if isinstance(source, list) and len(source) == len(value) else [source] * len(value)
-        return [_masked(key, v, own, root, hidden) for v, own in zip(value, each, strict=True)]
+        return [_masked(key, v, own, of, hidden) for v, own in zip(value, each, strict=True)]
     if value is None or isinstance(value, bool) or key == "_target_":
         return value
-    if is_from_environment(source, root):
+    if is_from_environment(source, of.config):
         if isinstance(value, (int, float)) and not hidden:
             return value
         return source if _is_plain_interpolation(source) else HIDDEN
-    if hidden or (isinstance(value, str) and _is_of_environment(value)):
+    if hidden or (isinstance(value, str) and _is_long(value) and value in of.environment):
         return HIDDEN
     return hide_address(value) if isinstance(value, str) else value
 
@@ -159,10 +176,6 @@ def _at(root: Mapping[str, Any], path: str) -> Any:
         elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
             node = node[int(name)]
     return node
-
-
-def _is_of_environment(value: str) -> bool:
-    return _is_long(value) and value in _of_environment()
 
 
 def _of_environment() -> list[str]:

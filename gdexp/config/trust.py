@@ -4,6 +4,7 @@ A name is judged before anything is imported, by the file that its module would 
 to be is judged once more, since a name proves nothing: `torch.nn.functional.os.system` resolves.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -59,8 +60,13 @@ def is_installed(file: Path) -> bool:
     place = file.resolve()
     if any(part in ("site-packages", "dist-packages") for part in place.parts):
         return True
-    others = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
-    return any(place.is_relative_to(other.resolve()) for other in others)
+    return any(place.is_relative_to(other) for other in _of_python_and_gdexp())
+
+
+@functools.cache
+def _of_python_and_gdexp() -> list[Path]:
+    folders = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
+    return [folder.resolve() for folder in folders]
 
 
 def is_own(name: str, file: Path) -> bool:
