@@ -59,7 +59,7 @@ def check(db: Path) -> list[Finding]:
     if not db.exists():
         raise Refusal(f"no store at {db}")
     found = [Finding(line) for line in _clear_drafts(db)]
-    with closing(_read_only(db)) as connection:
+    with closing(_connection(db)) as connection:
         try:
             [(state,)] = connection.execute("PRAGMA quick_check(1)")
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -201,8 +201,9 @@ def _clear_drafts(db: Path) -> list[str]:
     return lines
 
 
-def _read_only(db: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{db.absolute().as_uri()}?mode=ro", uri=True)
+def _connection(db: Path) -> sqlite3.Connection:
+    """Open a file as a database; what a process that was killed had half written can be undone by writing only."""
+    return sqlite3.connect(f"{db.absolute().as_uri()}?mode=rw", uri=True)
 
 
 if __name__ == "__main__":
