@@ -6,7 +6,7 @@ is thrown away, so that nothing of it is seen by training.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ from gdexp.session import make_loop, tested, torch_set_up
 from gdexp.stack import Stack
 
 _STEPS = 16
+_ALL_TRIED, _TRIED = 9, 4  # runs of a pack that are all tried, and of which a larger one has at least so many tried
+_SMALL_PACK, _FEW_VALUES = 64, 5  # runs, and values of an axis, up to which each value is tried
 _SHARE = 1e-3  # of a parameter's way in the trial, by which the two may differ
 _PRECISION = {torch.float64: 1e-12}  # of a loss, relative; 1e-6 for others
 _OTHERS = 1e-4  # likewise of what isn't a loss
@@ -71,11 +73,33 @@ def _check_shared(shared: Shared) -> None:
 
 
 def _sample(configs: Sequence[Config]) -> list[int]:
-    """Return the places of the runs that are tried: the first, the last, and one between of another seed."""
-    seeds = [config["seed"] for config in configs]
+    """Return the places of the runs that are tried.
+
+    Of a small pack they are all. Else they are spread evenly, one has another seed, and each value of
+    an axis that has few is seen.
+    """
+    count, seeds = len(configs), [config["seed"] for config in configs]
+    if count <= _ALL_TRIED:
+        return list(range(count))
+    places = {i * (count - 1) // (_TRIED - 1) for i in range(_TRIED)}
     others = [place for place, seed in enumerate(seeds) if seed != seeds[0]]
-    between = others[len(others) // 2] if others else len(configs) // 2
-    return sorted({0, between, len(configs) - 1})
+    if others and all(seeds[place] == seeds[0] for place in places):
+        places.add(others[len(others) // 2])
+    for values in _axes(configs) if count <= _SMALL_PACK else ():
+        if len(set(values)) > _FEW_VALUES:
+            continue
+        for value in dict.fromkeys(values):
+            if all(values[place] != value for place in places):
+                places.add(values.index(value))
+    return sorted(places)
+
+
+def _axes(configs: Sequence[Config]) -> Iterator[list[str]]:
+    """Yield the values that the runs have of each key in which they may differ."""
+    for group in ("optimizer", "scheduler", "trainer"):
+        for key in configs[0][group]:
+            yield [repr(config[group][key]) for config in configs]
+    yield [repr(config["seed"]) for config in configs]
 
 
 def _tried(configs: Sequence[Config], options: Options, loaded: Loaded) -> set[str]:

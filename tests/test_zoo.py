@@ -138,3 +138,12 @@ def test_option_that_a_sweep_varies(own, name):
 
 def _near(a, b):
     return len(a) == len(b) and all(math.isclose(x, y, rel_tol=1e-6) for x, y in zip(a[:5], b[:5], strict=True))
+
+
+def test_rates_between_the_first_and_the_last_are_tried_too(stocked):
+    words = ["data=diabetes", "model=linear", "loss=poisson_nll", "trainer.clip_norm=1", "trainer.epochs=12"]
+    table = gdexp.launch([*words, "optimizer.lr=1e-3,10,1e5", "seed=0,1,2"], multirun=True)
+    for run in table[table["optimizer.lr"] == 10].to_dict("records"):
+        alone = gdexp.launch([*words, "optimizer.lr=10", f"seed={run['seed']}"])
+        wanted = curves(alone.run_id[0])["train_loss"]
+        assert curves(run["run_id"])["train_loss"] == pytest.approx(wanted, rel=1e-6)
