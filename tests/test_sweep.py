@@ -207,7 +207,7 @@ def test_plan_shows_jobs_and_packs_and_trains_nothing(gdexp_run, here):
         "5 runs as one program",
         "  1  lr=0.0001 optimizer=sgd",
     ]
-    assert "5 runs one by one: LBFGS evaluates the loss by itself" in lines and list(here.iterdir()) == []
+    assert "5 runs one by one: LBFGS takes a closure that evaluates the loss" in lines and list(here.iterdir()) == []
 
 
 @pytest.mark.slow

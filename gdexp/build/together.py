@@ -86,7 +86,7 @@ def _obstacle_in(step: Step) -> str:
     """Return why runs with such an optimizer train one by one; nothing if there is no reason."""
     name = type(step.optimizer).__name__
     if step.needs_closure:
-        return f"{name} evaluates the loss by itself"
+        return f"{name} takes a closure that evaluates the loss"
     if step.has_modes:
         return f"{name} has train() and eval()"
     if isinstance(step.optimizer, (Muon, getattr(torch.optim, "Muon", Muon))):
