@@ -58,7 +58,7 @@ def check(db: Path) -> list[Finding]:
     """
     if not db.exists():
         raise Refusal(f"no store at {db}")
-    found = [Finding(line) for line in _clear_drafts(db)]
+    found: list[Finding] = []
     with closing(_connection(db)) as connection:
         try:
             [(state,)] = connection.execute("PRAGMA quick_check(1)")
@@ -85,6 +85,7 @@ def check(db: Path) -> list[Finding]:
         found += [Finding(f"{run_id}, a run that was never begun, is removed") for run_id in removed]
         found += [Finding(line) for line in endings.close_dead(open_store).lines()]
         found += [*kept.take_in(open_store), *lacking(open_store)]
+        found += [Finding(line) for line in _clear_drafts(db)]  # last: the locks among them say whose process is gone
         [(runs,)] = open_store.select("SELECT count(*) FROM runs")
         alive = open_store.select("SELECT count(*) FROM runs WHERE status='RUNNING'")[0][0]
     store.fold_in(db)
