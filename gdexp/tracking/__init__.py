@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from uuid import uuid4
 
 from gdexp.config.refusal import Refusal
 
@@ -124,7 +125,8 @@ def start(
     experiment = _experiment(config, study)
     seen = data and DatasetRow(*data.as_mlflow())
     begun = [Begun(run.name, experiment, run.params, run.tags, run.texts, seen) for run in runs]
-    return _opened(store_uri(config["uri"]), begun, direct=config["writer"] == "auto", adopted=adopted)
+    ids = [adopted.run_id] if adopted else [uuid4().hex for _ in begun]
+    return _opened(store_uri(config["uri"]), begun, ids, direct=config["writer"] == "auto", adopted=adopted)
 
 
 def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, str]) -> Record:
@@ -203,8 +205,14 @@ def _experiment(config: Mapping[str, Any], study: str | None) -> str:
 
 
 def _opened(
-    uri: str, begun: "Sequence[Begun]", direct: bool, adopted: "Adopted | None" = None, instead_of: str | None = None
+    uri: str,
+    begun: "Sequence[Begun]",
+    ids: Sequence[str],
+    direct: bool,
+    adopted: "Adopted | None" = None,
+    is_there: bool = True,
 ) -> Record:
+    """Begin runs, with ids that they keep where another store than this takes them."""
     from gdexp.tracking.places import artifact_location
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
     from gdexp.tracking.store import database, ensure, opened
@@ -215,7 +223,7 @@ def _opened(
         location = artifact_location(db, begun[0].experiment)
         if direct and (tables := opened(db)) is not None:
             try:
-                return Recorder(tables, begun, location, adopted=adopted, is_there=instead_of is None)
+                return Recorder(tables, begun, location, ids=ids, adopted=adopted, is_there=is_there)
             except ArtifactsElsewhere as elsewhere:
                 tables.close()
                 if str(elsewhere).startswith("mlflow-artifacts:"):  # a server's own, and this isn't one
@@ -225,6 +233,6 @@ def _opened(
     from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead
 
     try:
-        return ForwardingRecorder(uri, begun, location, adopted)
+        return ForwardingRecorder(uri, begun, ids, location, adopted)
     except Unreachable as error:
-        return _opened(instead(uri, error), begun, direct, adopted, instead_of=uri)
+        return _opened(instead(uri, error), begun, ids, direct, adopted, is_there=False)

@@ -15,7 +15,7 @@ from queue import Empty, Queue
 
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import kept, spools, store, transfer
+from gdexp.tracking import kept, places, spools, store, transfer
 from gdexp.tracking.address import Unreachable as Unreachable
 from gdexp.tracking.address import answers as answers
 from gdexp.tracking.address import of_file, without_password
@@ -26,7 +26,8 @@ from gdexp.tracking.whole import Begun
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run
-_PATIENCE_SECONDS = 10.0  # with a server at the end of a run
+_PATIENCE_SECONDS = 10.0  # with a server at the end of a run,
+_LEAST_BYTES_A_SECOND = 1 << 20  # and with one that gets much from it
 
 
 class ForwardingRecorder(Recorder):
@@ -35,6 +36,7 @@ class ForwardingRecorder(Recorder):
     Args:
         uri: of the store.
         begun: the runs.
+        ids: of the runs, here.
         location: artifact location of a new experiment; None: the server's own choice.
         adopted: a single run that is at the far end already, and that this is the record of.
 
@@ -44,15 +46,20 @@ class ForwardingRecorder(Recorder):
     """
 
     def __init__(
-        self, uri: str, begun: Sequence[Begun], location: str | None = None, adopted: Adopted | None = None
+        self,
+        uri: str,
+        begun: Sequence[Begun],
+        ids: Sequence[str],
+        location: str | None = None,
+        adopted: Adopted | None = None,
     ) -> None:
         answers(uri)
         self._spool = spools.make(uri, begun[0].name)
         self._sent = [0] * len(begun)
-        self._down_since, self._progress = 0.0, time.monotonic()
+        self._down_since, self._given_up = 0.0, threading.Event()
         self._refused: Exception | None = None  # why the last request failed
         self._adopted = adopted
-        super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri())
+        super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri(), ids=ids)
         self.uri, self._far, self._shown = uri, uri, without_password(uri)
         self._tables.execute("INSERT INTO kept_for VALUES (?)", str(_local_store()))
         try:
@@ -66,9 +73,16 @@ class ForwardingRecorder(Recorder):
     def withdraw(self) -> None:
         """Take all runs back, at the far end too, where they are then deleted runs."""
         self._closing.set()
-        self._sender.join(_PATIENCE_SECONDS)
-        for remote in self.run_ids:
-            self._server.delete(str(remote))
+
+        def delete() -> None:
+            self._sender.join()
+            with suppress(Exception):  # of a server that is going away
+                for remote in self.run_ids:
+                    self._server.delete(str(remote))
+
+        thread = threading.Thread(target=delete, name="gdexp-delete", daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_SECONDS)
         self._drop()
 
     def _introduce(self, location: str | None) -> None:
@@ -80,6 +94,8 @@ class ForwardingRecorder(Recorder):
             try:
                 self._server = transfer.Server(self._far)
                 for run_id in self._ids:
+                    if self._closing.is_set():  # it came too late
+                        return
                     if self._adopted is None:
                         remote = self._server.begin(tables, run_id, location)
                     else:
@@ -108,6 +124,8 @@ class ForwardingRecorder(Recorder):
             raise found
         if isinstance(found, Exception):  # MLflow's own, SQLAlchemy's, a server's
             line = str(found).splitlines()[0].replace(self._far, self._shown)
+            if is_sick(self._far, found):
+                raise Unreachable(f"{self._shown} is not well ({line})") from found
             raise Refusal(f"`tracking.uri`: {self._shown} can't be used: {line}") from found
         return found
 
@@ -121,7 +139,7 @@ class ForwardingRecorder(Recorder):
             answers(self._far)
             for run, run_id in enumerate(self._ids):
                 for sent in self._server.send_numbers(tables, run_id, str(self.run_ids[run]), self._sent[run]):
-                    self._sent[run], self._progress = sent, time.monotonic()
+                    self._sent[run] = sent
                     if self._closing.is_set():
                         return
             self._down_since = 0.0
@@ -135,19 +153,21 @@ class ForwardingRecorder(Recorder):
 
     def _close(self) -> None:
         super()._close()
-        done = threading.Event()
-        self._progress = time.monotonic()
-        self._sender.join(_PATIENCE_SECONDS)
-        waiting = list(range(len(self._ids)))
+        waiting, done = list(range(len(self._ids))), threading.Event()
         threading.Thread(target=self._send_all, args=(waiting, done), name="gdexp-end", daemon=True).start()
-        while not done.wait(0.1) and time.monotonic() - self._progress < _PATIENCE_SECONDS:
-            pass
-        if not done.is_set():
+        if not done.wait(self._patience()):
+            self._given_up.set()
             self._keep_here(list(waiting))
             return
         if "KILLED" in self.statuses and any((f / transfer.CHECKPOINTS).is_dir() for f in self.folders):
             self._keep_copy()
         shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _patience(self) -> float:
+        """Return how many seconds a server that is well may take for what there is to send."""
+        size = (self._spool / "spool.db").stat().st_size
+        size += sum(path.stat().st_size for folder in self.folders for path in places.files(folder))
+        return _PATIENCE_SECONDS + len(self._ids) - 1 + size / _LEAST_BYTES_A_SECOND
 
     def _keep_copy(self) -> None:
         """Keep a run that was interrupted in the local store, too, with its checkpoints, from where it can go on."""
@@ -171,7 +191,8 @@ class ForwardingRecorder(Recorder):
 
     def _send_all(self, waiting: list[int], done: threading.Event) -> None:
         """Send what is left, again and again until it is done."""
-        while time.monotonic() - self._progress < _PATIENCE_SECONDS:
+        self._sender.join()
+        while not self._given_up.is_set():
             tables = Tables(self._spool / "spool.db")
             try:
                 answers(self._far)
@@ -182,7 +203,7 @@ class ForwardingRecorder(Recorder):
                 return
             except Exception as error:  # whatever a server that is going away answers
                 self._refused = error
-                time.sleep(0.5)
+                self._given_up.wait(0.5)
             finally:
                 tables.close()
 
@@ -190,9 +211,8 @@ class ForwardingRecorder(Recorder):
         run_id, remote = self._ids[run], str(self.run_ids[run])
         self._server.send_description(tables, run_id, remote)
         for sent in self._server.send_numbers(tables, run_id, remote, self._sent[run]):
-            self._sent[run], self._progress = sent, time.monotonic()
+            self._sent[run] = sent
         self._server.send_end(tables, run_id, remote)
-        self._progress = time.monotonic()
 
     def _keep_here(self, waiting: Sequence[int]) -> None:
         """Put runs into the local store, under the ids that the server knows them by, or keep them in a file.
@@ -246,6 +266,13 @@ class ForwardingRecorder(Recorder):
         self._tables.close()
         self._life.close()
         shutil.rmtree(self._spool, ignore_errors=True)
+
+
+def is_sick(uri: str, error: Exception) -> bool:
+    """Say whether it is a server's own trouble that a request failed for."""
+    from mlflow.exceptions import MlflowException
+
+    return uri.startswith("http") and isinstance(error, MlflowException) and error.get_http_status_code() >= 500
 
 
 def keep(tables: Tables, run_id: str) -> None:

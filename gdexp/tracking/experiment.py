@@ -33,6 +33,7 @@ def of_environment(uri: str | None) -> str | None:
 
 def _name(uri: str, number: str) -> str | None:
     """Return the name of an experiment in a store, None if there is none of that id."""
+    from gdexp.tracking.client import is_sick
     from gdexp.tracking.snapshot import readable
 
     if (db := database(uri)) is not None:
@@ -51,4 +52,6 @@ def _name(uri: str, number: str) -> str | None:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
+        if is_sick(uri, error):
+            raise Unreachable(str(error)) from error
         raise Refusal(f"`tracking.uri`: {without_password(uri)}: {str(error).splitlines()[0]}") from error

@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal, TakenOver
@@ -49,6 +48,7 @@ class Recorder:
         begun: the runs.
         location: URI of the artifacts, should the experiment be new.
         again: id of a single run that goes on.
+        ids: of runs that don't.
         adopted: a single run that somebody else has made, and that this is the record of.
         is_there: whether it must be in this store.
 
@@ -64,13 +64,14 @@ class Recorder:
         location: str,
         again: str | None = None,
         *,
+        ids: Sequence[str] = (),
         adopted: Adopted | None = None,
         is_there: bool = True,
     ) -> None:
         self.uri: str | None = of_file(tables.path)
         self.names = [b.name for b in begun]
         self.statuses = ["RUNNING"] * len(begun)
-        self._ids = [again or (adopted.run_id if adopted else uuid4().hex) for _ in begun]  # in these tables
+        self._ids = [again] if again is not None else list(ids)  # in these tables
         self.run_ids: list[str | None] = list(self._ids)
         self.lost: dict[int, str] = {}  # runs whose rows are another's now, and the line that says so
         self._tables, self._lock = tables, threading.Lock()

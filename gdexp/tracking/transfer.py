@@ -39,8 +39,8 @@ class Server:
         self._adopted: str | None = None
 
     def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:
-        """Make a run on the server; return its id there."""
-        return self._made(tables, run_id, artifact_location, {})
+        """Make a run on the server, marked with its id here, should the answer be lost; return its id there."""
+        return self._made(tables, run_id, artifact_location, {ORIGIN: run_id})
 
     def adopt(self, tables: Tables, run_id: str, run: Adopted) -> str:
         """Take a run that is on the server for one that is here; what it has already stays. Return its id."""
@@ -183,7 +183,9 @@ class Server:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         every = [e.experiment_id for e in self._client.search_experiments()]
-        found = self._client.search_runs(every, f"tags.`{ORIGIN}` = '{run_id}'", max_results=1)
+        found = self._client.search_runs(every, f"tags.`{ORIGIN}` = '{run_id}'", order_by=["attributes.start_time"])
+        for again in found[1:]:  # the answer was lost, and MLflow's client asked once more
+            self._client.delete_run(again.info.run_id)
         return found[0].info.run_id if found else None
 
 
