@@ -294,7 +294,10 @@ def test_step_of_torchs_own_gets_no_closure_and_stacks(parts, capsys):
     ("words", "reason"),
     [
         (["optimizer=custom", "optimizer._target_=parts_of_optimizers.ScheduleFree"], "has train() and eval()"),
-        (["optimizer=custom", "optimizer._target_=parts_of_optimizers.Polyak"], "takes a closure that evaluates the loss"),
+        (
+            ["optimizer=custom", "optimizer._target_=parts_of_optimizers.Polyak"],
+            "takes a closure that evaluates the loss",
+        ),
         (["optimizer=muon"], "rounds to bfloat16"),
     ],
 )

@@ -23,66 +23,6 @@ def rows(folder, sql="SELECT run_uuid, status FROM runs"):
         connection.close()
 
 
-def attacked(folder, store, how, places, *words):
-    """Return the exit code at each place."""
-    for place in places:
-        (folder / str(place)).mkdir()
-        shutil.copy(store, folder / str(place) / "mlflow.db")
-    command = [sys.executable, str(SCRIPT), how, ",".join(map(str, places)), *words]
-    ours = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=ours, check=True)
-    return {int(place): int(code) for place, code in map(str.split, done.stdout.splitlines())}
-
-
-def texts_of(folder, run_id):
-    return [p.name for p in folder.glob(f"mlruns/*/{run_id}/artifacts/*")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_signal_at_any_line_leaves_no_run_open(here, empty_store, how, code):
-    places = [1, 30, *range(60, 1600, 90), 10**9]
-    codes = attacked(here, empty_store, how, places, "trainer.epochs=40")
-    assert set(codes.values()) == {0, code} and codes[10**9] == 0
-    ended = 0
-    for place in places:
-        for run_id, status in rows(here / str(place)):
-            assert status == "FINISHED" if codes[place] == 0 else status == "KILLED", place
-            assert {"config.yaml", "weights.safetensors"} <= set(texts_of(here / str(place), run_id))
-            ended += 1
-        assert not list((here / str(place)).rglob("*.part"))
-    assert ended > len(places) / 2
-
-
-@pytest.mark.slow
-def test_kill_at_any_line_leaves_a_run_that_goes_on(here, empty_store, gdexp_run):
-    places = [*range(100, 1600, 250)]
-    codes = attacked(here, empty_store, "SIGKILL", places, "trainer.epochs=40")
-    assert set(codes.values()) <= {-9, 0} and -9 in codes.values()
-    for place in places:
-        for run_id, status in rows(here / str(place)):
-            assert "config.yaml" in texts_of(here / str(place), run_id)
-            if status == "RUNNING":
-                done = gdexp_run(run_id, module="gdexp.resume", cwd=here / str(place))
-                assert done.returncode == 0, done.stderr
-        assert {status for _, status in rows(here / str(place))} <= {"FINISHED"}
-
-
-@pytest.mark.slow
-def test_failure_at_any_change_of_a_file_is_one_line(here, empty_store):
-    places = list(range(1, 14))
-    codes = attacked(here, empty_store, "fail", places, "trainer.epochs=40")
-    assert set(codes.values()) == {0, 1}
-    for place in places:
-        lines = (here / str(place) / "stderr").read_text().splitlines()
-        found = rows(here / str(place))
-        assert all(status == "FINISHED" for _, status in found) and len(lines) <= 1, (place, lines)
-        if codes[place]:
-            assert lines and not found and not list((here / str(place)).glob("mlruns/*/*"))
-        else:
-            assert {"config.yaml", "weights.safetensors"} <= set(texts_of(here / str(place), found[0][0]))
-
-
 def test_record_that_cannot_be_begun_leaves_nothing(stocked, monkeypatch):
     gdexp.launch(["trainer.epochs=1"])
     before = rows(stocked, "SELECT * FROM runs")
