@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,9 +173,11 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
+    from gdexp import workers
     from gdexp.config import compose, folders, grid, sources
 
     sweeps: dict[str, str] = {}
+    home = workers.Home.here()
 
     def task(config: DictConfig) -> float | None:
         """Train one job, and return its objective for a sweeper that looks for the best."""
@@ -186,7 +189,8 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
         try:
             compose.check_axes(varied if multirun else ())
             prepare_process()
-            [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
+            with home.entered() if multirun and not node.job.chdir else nullcontext():
+                [result] = train([compose.job(config, node, varied, sweep)], typed, alone=True)
         except Exception as error:
             failures.append(error)
             return None
@@ -195,10 +199,8 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
 
     def sweep(launcher: "Callable[[Share], Launcher]", settings: Any) -> None:
         """Train a sweep whose packs go to a launcher."""
-        from gdexp.workers import through
-
         prepare_process()
-        failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)), shown=True)
+        failures.take(train(compose.compose(typed, True), typed, workers.through(launcher, settings)), shown=True)
 
     task.sweep = sweep  # type: ignore[attr-defined]
     sources.register_sweeper()

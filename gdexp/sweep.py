@@ -74,11 +74,14 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
     began, provenance = time.monotonic(), Provenance()
     if done:
         say(f"{len(done)} of {len(jobs)} already done; sweep.again=true trains them again")
-    interrupted, study = True, jobs[0].options.get("experiments")
+    interrupted, refused, study = True, False, jobs[0].options.get("experiments")
     claims = tracking.claims_of(jobs[0].config["tracking"], study)
     try:
         _train_what_is_left(packs, found, lambda left: (train or train_here)(left, provenance, found, claims))
         interrupted = False
+    except Refusal:  # of workers that can't train here
+        refused = True
+        raise
     except KeyboardInterrupt as error:
         if jobs[0].config["tracking"]["writer"] != "none":
             error.__notes__ = ["(the same command goes on with what is missing)"]
@@ -86,10 +89,11 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
     finally:
         with suppress(Exception):  # another command finds out that this one is gone
             claims.release()
-        news = len(found) > len(done) or interrupted or same is None
+        news = len(found) > len(done) or (not refused and (interrupted or same is None))
         if news and jobs[0].config["tracking"]["writer"] != "none":
             _record(jobs, words, found, provenance, interrupted)
-        _report(jobs, found, time.monotonic() - began)
+        if news or not refused:
+            _report(jobs, found, time.monotonic() - began)
     return found
 
 

@@ -1,13 +1,16 @@
 """A sweep on several processes: its packs dealt out to the jobs of one of Hydra's launchers."""
 
 import os
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gdexp import stop
 from gdexp.config import sources
+from gdexp.config.refusal import Refusal
 from gdexp.sweep import Found, Pack, train_here
 from gdexp.tracking.frame import Result
 
@@ -17,7 +20,61 @@ if TYPE_CHECKING:
     from gdexp.tracking.claims import Claims
     from gdexp.tracking.provenance import Provenance
 
+_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "GDEXP_ALLOW", "GDEXP_ARTIFACTS", "GDEXP_PLAIN")
 _FEWEST = 2  # runs of a pack that stay together, so that they are stacked wherever they are trained
+
+
+class Home(NamedTuple):
+    """Where a command was typed, for workers that a launcher starts elsewhere.
+
+    Args:
+        folder: the current directory.
+        environment: variables that say where the record is and what may be built.
+    """
+
+    folder: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return the home of this command."""
+        return cls(os.getcwd(), {name: os.environ[name] for name in _VARIABLES if name in os.environ})
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Work there.
+
+        Raises:
+            Refusal: the folder isn't there.
+        """
+        folder, before = os.open(".", os.O_RDONLY), {name: os.environ.get(name) for name in _VARIABLES}
+        try:
+            try:
+                os.chdir(self.folder)
+            except OSError as error:
+                raise self.refusal(f"can't work in {self.folder} ({error.strerror})") from error
+            _set({name: self.environment.get(name) for name in _VARIABLES})
+            yield
+        finally:
+            _set(before)
+            os.chdir(folder)
+            os.close(folder)
+
+    @staticmethod
+    def refusal(what: str) -> Refusal:
+        """Return what is said by a worker that can't do its share."""
+        return Refusal(
+            f"a worker on {socket.gethostname()} {what}: the folder where the sweep was typed and its store must be"
+            " there, too, or take a launcher that stays on this machine"
+        )
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class Share:
@@ -25,13 +82,18 @@ class Share:
 
     def __init__(self, shares: Sequence[Sequence[Pack]], threads: int | None, claims: "Claims") -> None:
         self._shares, self._threads, self._claims, self._command = shares, threads, claims, sys.argv
+        self._home = Home.here()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         sources.register()  # in a process of its own
 
     def __call__(self, config: object) -> Found:
-        """Return what became of each job."""
+        """Return what became of each job.
+
+        Raises:
+            Refusal: the worker hasn't got what the command has.
+        """
         import torch
         from hydra.core.hydra_config import HydraConfig
 
@@ -43,7 +105,9 @@ class Share:
             torch.set_num_threads(self._threads)
         found: Found = {}
         share = self._shares[HydraConfig.get().job.num]
-        with stop.handled():
+        with stop.handled(), self._home.entered():
+            if not self._claims.are_known():
+                raise Home.refusal(f"hasn't got the sweep's store, {self._claims.store}")
             train_here(share, Provenance(self._command), found, self._claims)
         return {number: r if r.error is None else r._replace(error=_portable(r.error)) for number, r in found.items()}
 
@@ -65,14 +129,19 @@ def through(make: "Callable[[Share], Launcher]", settings: Any) -> Callable[...,
     def train(packs: Sequence[Pack], provenance: "Provenance", found: Found, claims: "Claims") -> None:
         shares = deal(packs, workers)
         threads = max(cores // len(shares), 1) if here else None
+        refused: Refusal | None = None
         for share, job in zip(
             shares, make(Share(shares, threads, claims)).launch([[]] * len(shares), initial_job_idx=0), strict=True
         ):
             try:
                 found.update(job.return_value)
+            except Refusal as error:  # a worker that can't work here
+                refused = error
             except Exception as error:  # of the worker, not of a run
                 lost = [job for part in share for job in part.jobs if job.number not in found]
                 found.update({j.number: Result(None, j.name or "", "FAILED", "", {}, {}, error=error) for j in lost})
+        if refused is not None:
+            raise refused
 
     return train
 

@@ -5,6 +5,7 @@ import math
 import signal
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -409,3 +410,82 @@ def test_workers_end_with_their_command(start_run, gdexp_run, stocked):
     assert gdexp_run(*words).returncode == 0
     every = gdexp.runs()
     assert len(every) == 12 and set(every.status) == {"FINISHED"} and len(set(every.seed)) == 12
+
+
+AWAY = """
+import os, subprocess, sys, cloudpickle
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.plugins.launcher import Launcher
+from omegaconf import open_dict
+CODE = '''
+import sys, cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+*task, state = cloudpickle.load(sys.stdin.buffer)
+setup_globals()
+Singleton.set_state(state)
+keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+job = run_job(**dict(zip(("hydra_context", "task_function", "config"), task)), **keys)
+open(sys.argv[1], "wb").write(cloudpickle.dumps(job))
+'''
+class Away(Launcher):
+    def __init__(self, away=False):
+        self.away = away
+    def setup(self, *, hydra_context, task_function, config):
+        self.context, self.task, self.config = hydra_context, task_function, config
+    def launch(self, job_overrides, initial_job_idx):
+        return [self.one(number, words) for number, words in enumerate(job_overrides, initial_job_idx)]
+    def one(self, number, words):
+        config = self.context.config_loader.load_sweep_config(self.config, list(words))
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+        todo = cloudpickle.dumps((self.context, self.task, config, Singleton.get_state()))
+        here, answer = os.getcwd(), f"{os.getcwd()}.answer"
+        theirs = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        if self.away:
+            os.rename(here, here + ".away")
+        try:
+            subprocess.run([sys.executable, "-c", CODE, answer], input=todo, cwd="/", env=theirs, check=True)
+        finally:
+            if self.away:
+                os.rename(here + ".away", here)
+        with open(answer, "rb") as file:
+            return cloudpickle.load(file)
+node = {"_target_": "hydra_plugins.away.Away", "away": False}
+ConfigStore.instance().store("away", node, "hydra/launcher")
+"""
+
+
+@pytest.fixture
+def away(stocked):
+    """A launcher whose workers start in another folder, without the variables that say where the record is."""
+    (stocked / "hydra_plugins").mkdir()
+    (stocked / "hydra_plugins/away.py").write_text(AWAY)
+    (stocked / "own.py").write_text("from gdexp.models import MLP\nclass Net(MLP):\n    pass\n")
+    (stocked / "rows.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 3},{i % 5}\n" for i in range(30)))
+    (stocked / "conf/model").mkdir(parents=True)
+    (stocked / "conf/model/mine.yaml").write_text("_target_: own.Net\nhidden: [4]\n")
+    return stocked
+
+
+WORDS = ["model=mine", "data=table", "data.path=rows.csv", "data.target=y", "trainer.epochs=2"]
+
+
+@pytest.mark.slow
+def test_workers_use_the_submitters_folder_store_and_files(away, gdexp_run):
+    done = gdexp_run("-m", "hydra/launcher=away", "seed=0,1,2", "tracking.uri=sqlite:///other.db", *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert len(gdexp.runs(uri="sqlite:///other.db")) == 3 and "3 completed" in done.stdout
+    assert not Path("/mlflow.db").exists() and not Path("/mlruns").exists()
+
+
+@pytest.mark.slow
+def test_workers_that_have_not_got_the_folder_say_so_in_a_line(away, gdexp_run):
+    done = gdexp_run("-m", "hydra/launcher=away", "hydra.launcher.away=true", "seed=0,1,2", *WORDS)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert done.stderr.count("can't work in") == 1 and "can't work in" in line and "failed" not in done.stderr, (
+        done.stderr
+    )
+    assert str(away) in line and len(gdexp.runs()) == 0

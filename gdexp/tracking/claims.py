@@ -76,6 +76,15 @@ class Claims(NamedTuple):
             if not tables.select(_COMMANDS):
                 tables.execute("DELETE FROM gdexp_claims")
 
+    def are_known(self) -> bool:
+        """Say whether the store, as it is found here, is the one in which the command has said that it is there."""
+        if self.store is None:
+            return True
+        if not self.store.is_file():
+            return False
+        with self._table() as tables:
+            return bool(tables.select("SELECT 1 FROM gdexp_claims WHERE job=?", f"command {self.owner}"))
+
     def is_abandoned(self) -> bool:
         """Say whether it is certain that the command is gone."""
         if self.store is None:
