@@ -173,11 +173,11 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from gdexp import workers
     from gdexp.config import compose, folders, grid, sources
+    from gdexp.config.home import Home
 
     sweeps: dict[str, str] = {}
-    home = workers.Home.here()
+    home = Home.here()
 
     def task(config: DictConfig) -> float | None:
         """Train one job, and return its objective for a sweeper that looks for the best."""
@@ -199,8 +199,10 @@ def _run_hydra(typed: list[str], failures: "_Failures") -> None:
 
     def sweep(launcher: "Callable[[Share], Launcher]", settings: Any) -> None:
         """Train a sweep whose packs go to a launcher."""
+        from gdexp.workers import through
+
         prepare_process()
-        failures.take(train(compose.compose(typed, True), typed, workers.through(launcher, settings)), shown=True)
+        failures.take(train(compose.compose(typed, True), typed, through(launcher, settings)), shown=True)
 
     task.sweep = sweep  # type: ignore[attr-defined]
     sources.register_sweeper()
