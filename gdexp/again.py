@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gdexp.config import compose, direction, modules, text, trust, variables
+from gdexp.config import compose, direction, literals, modules, text, trust, variables
 from gdexp.config.check import BEFORE, GROUPS, check, check_targets, leaves
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
@@ -154,7 +154,7 @@ def differences(run: Recorded, config: Mapping[str, Any], data: str, provenance:
     """
     if run.data is not None and run.data != data[:32]:
         yield f"the data: SHA-256 {run.data}… then, {data[:32]}… now"
-    then = {k.removeprefix("code/"): v for k, v in run.texts.items() if k.startswith("code/")}
+    then = {k.removeprefix("code/"): literals.hide(v) for k, v in run.texts.items() if k.startswith("code/")}
     texts = provenance.texts(config, then)
     now = {k.removeprefix("code/"): v for k, v in texts.items() if k.startswith("code/")}
     for name in sorted(then.keys() | now.keys()):

@@ -1,13 +1,16 @@
 """No secret stands in any place of a record or of what is printed, and nothing else is left out."""
 
 import json
+import linecache
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
 import gdexp
+from gdexp.config import literals
 from gdexp.config.secrets import hide, is_secret
 
 SECRET = re.findall(
@@ -131,6 +134,119 @@ def test_messages():
     assert hide("http://host:80/a@b") == "http://host:80/a@b"
     assert hide("{'password': 'x y', 'lr': 0.1}") == "{'password': ***, 'lr': 0.1}"
     assert hide("Authorization: Bearer abcdefgh1234").count("abcdefgh") == 0
+
+
+CODE = '''
+TOKEN = "AAA"
+TOKEN: str = 'AAA'
+HF_TOKEN = f"AAA{x}" + b"AAA"
+PASSWORD = (
+    "AAA"
+    "AAA"
+)
+USER, PASSWORD = "me", "AAA"
+PASSWORD, USER = "AAA", "me"
+self.api_key = "AAA" if x else r"AAA"
+os.environ["HF_TOKEN"] = "AAA"
+os.environ.setdefault("HF_TOKEN", "AAA")
+TOKEN = os.environ.get("HF_TOKEN", "AAA")
+login(token="AAA", name="kept")
+login(
+    token="AAA",
+    name="kept",
+)
+d = {"token": "AAA", "name": "kept", "pwd":
+    "AAA"}
+def f(token: str = "AAA", name="kept"): pass
+def g(x, *, secret="AAA"):
+    return "kept"
+class Token:
+    name = "kept"
+if token == "AAA":
+    print("kept")
+x = tokens["kept"]; y = forward_pass("kept")
+# TOKEN = "AAA"  it's
+# password=AAA
+DSN = "host=x password=AAA user=me"
+J = '{"token": "AAA", "x": 1}'
+URL = "postgres://me:AAA@host/db"
+PRIVATE_KEY = """
+AAA
+"""
+K = """-----BEGIN RSA PRIVATE KEY-----
+AAA
+-----END RSA PRIVATE KEY-----"""
+if (token := "AAA"): pass
+TOKEN += "AAA"
+token = tokenizer(x)  # don't
+h = {"Authorization": f"Bearer AAA{x}", "y": "kept"}
+TOKEN = \\
+    "AAA"
+TOKEN = "".join(["AAA", "AAA"])
+'''
+
+
+def test_no_literal_of_a_secrets_name_is_shown_in_code():
+    shown = literals.hide(CODE)
+    assert "AAA" not in shown and shown.count("kept") == CODE.count("kept")
+    compile(shown, "code", "exec")
+    assert literals.hide(shown) == shown
+    added = "".join(f"+{line}\n" for line in CODE.splitlines())
+    assert "AAA" not in hide(literals.hide(added))  # as git's diff has it
+
+
+NET = """
+import os
+from torch import nn
+PASSWORD = "in-the-text"
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+        self.used = MODEL_NAME, BEARER, HEADERS, MADE, PLAIN, SCALE, PASSWORD, ADDRESS
+"""
+OF_A_SCRIPT = """
+MODEL_NAME = os.environ["MY_VALUE"]
+BEARER = "Bearer " + os.environ["THEIR_TOKEN"]
+HEADERS = {"auth": [os.environ["MY_VALUE"][2:], "in-a-dict"]}
+MADE = f"x-{MODEL_NAME}"[:9]
+ADDRESS = "postgresql://me:pg-pass@host/db"
+PLAIN = "relu"
+SCALE = 2.0
+"""
+
+
+@pytest.mark.parametrize("kind", ["script", "notebook"])
+def test_values_of_a_script_are_recorded_without_secrets(stocked, monkeypatch, kind):
+    monkeypatch.setenv("MY_VALUE", "from-environment")
+    monkeypatch.setenv("THEIR_TOKEN", "from-the-shell")
+    main = type(sys)("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    values = OF_A_SCRIPT
+    if kind == "script":
+        text, name = NET + values, str(stocked / "script.py")
+        (stocked / "script.py").write_text(text)
+        main.__file__ = name
+    else:  # whose other cells aren't recorded
+        text, name = NET, "<cell 1>"
+        values = values.replace('f"x-{MODEL_NAME}"[:9]', '""')
+        monkeypatch.setitem(linecache.cache, name, (len(text), None, text.splitlines(keepends=True), name))
+    exec(compile(text, name, "exec"), vars(main))
+    exec(values, vars(main))
+    words = ["model=custom", "model._target_=__main__.Net", "trainer.epochs=2", "trainer.checkpoint_every=1"]
+    gdexp.launch([*words, "optimizer.lr=0.01,0.02"], multirun=True)
+    found = places()
+    for secret in ("from-env", "om-environment", "from-the-shell", "in-the-text", "in-a-dict", "pg-pass"):
+        assert secret.encode() not in found, secret
+    assert b"#   PLAIN = 'relu'" in found and b"#   SCALE = 2.0" in found and b"#   PASSWORD = ***" in found
+
+
+def test_job_is_known_by_the_true_text(stocked):
+    for secret in ("first", "other", "other"):
+        text = f"from torch import nn\nTOKEN = '{secret}'\nclass Net(nn.Linear):\n"
+        (stocked / "my_net.py").write_text(text + "    def __init__(self):\n        super().__init__(1, 1)\n")
+        gdexp.launch(["model=custom", "model._target_=my_net.Net", "optimizer.lr=0.01,0.02"], multirun=True)
+    assert len(gdexp.runs()) == 4
+    assert len({path.read_text() for path in stocked.glob("mlruns/*/*/artifacts/code/my_net.py")}) == 1
 
 
 def test_current_directory_is_no_secret(stocked, monkeypatch):

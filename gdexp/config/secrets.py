@@ -8,6 +8,7 @@ import functools
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 HIDDEN = "***"
@@ -96,8 +97,12 @@ def learn(plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
     _learnt.update(str(value) for value in _left_out(plain, masked) if _is_long(str(value)))
 
 
-def hide(text: str) -> str:
+def hide(text: str, *, pairs: bool = True) -> str:
     """Return a text, such as a traceback or a command line, without secrets.
+
+    Args:
+        text: to be recorded or printed.
+        pairs: whether to look for `password=…` and `password: …`, too.
 
     >>> hide("postgresql://me:pw@host/db failed")
     'postgresql://***@host/db failed'
@@ -105,12 +110,33 @@ def hide(text: str) -> str:
     if "://" in text:
         text = _SLASHED.sub(rf"\1{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text))
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    if "=" in text or ":" in text:
+    if pairs and ("=" in text or ":" in text):
         text = _PAIR.sub(_pair, text)
     for value in sorted(_learnt, key=len, reverse=True):
         if value in text:
             text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
     return text
+
+
+def hide_in(value: Any) -> Any:
+    """Return a value of the user's code without secrets, in lists, tuples and dicts, too.
+
+    A text is hidden where it is, as a whole, that of any environment variable.
+    """
+    if isinstance(value, dict):
+        return {k: HIDDEN if is_secret(str(k)) else hide_in(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        inner = [hide_in(v) for v in value]
+        return tuple(inner) if isinstance(value, tuple) else inner
+    if not isinstance(value, (str, bytes, PurePath)):
+        return value
+    text = os.fsdecode(value)
+    if _is_long(text) and any(text == v for k, v in os.environ.items() if k not in _DIRECTORIES):
+        return HIDDEN
+    for secret in filter(_is_long, _of_environment()):
+        text = text.replace(secret, HIDDEN)
+    shown = hide(text)
+    return value if shown == os.fsdecode(value) else shown
 
 
 def word(typed: str) -> str:

@@ -14,13 +14,13 @@ import marshal
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from gdexp.config import modules, trust
+from gdexp.config import literals, modules, secrets, trust
 from gdexp.config.refusal import Refusal
 
 _MAIN = "__main__"
@@ -32,11 +32,33 @@ class Code(NamedTuple):
 
     Args:
         texts: by their names, as `my_nets/mlp.py`.
+        shown: the same without secrets, for the record.
         unknown: why it can't be told what is trained, if it can't.
     """
 
     texts: dict[str, str]
+    shown: dict[str, str]
     unknown: str | None
+
+
+class _Notes(NamedTuple):
+    """What a text doesn't show."""
+
+    what: str = ""
+    lines: Sequence[str] = ()
+    shown: Sequence[str] = ()  # the lines without secrets
+
+    def below(self, text: str) -> str:
+        """Return a text with the notes below it."""
+        return f"{text.rstrip()}\n\n# {self.what}:\n{_as_comment(self.lines)}" if self.lines else text
+
+    def shown_below(self, text: str) -> str:
+        """Return a text with the notes below it, without secrets."""
+        return self._replace(lines=self.shown).below(literals.hide(text))
+
+
+def _as_comment(lines: Sequence[str]) -> str:
+    return "".join(f"#   {line}\n" for line in lines)
 
 
 def reached(config: Mapping[str, Any], also: Collection[str] = ()) -> Code:
@@ -53,6 +75,7 @@ def reached(config: Mapping[str, Any], also: Collection[str] = ()) -> Code:
     waiting = [name for name in map(_module, names) if name]
     waiting += [name.removesuffix(".py").replace("/", ".") for name in also]
     texts: dict[str, str] = {}
+    shown: dict[str, str] = {}
     seen: set[str] = set()
     unknown: list[str] = []
     while waiting:
@@ -67,25 +90,27 @@ def reached(config: Mapping[str, Any], also: Collection[str] = ()) -> Code:
         if file is not None and trust.is_installed(file):
             continue
         try:
-            text = _of_main(file, names, unknown) if name == _MAIN else _text(name, file, unknown)
+            text, notes = _of_main(file, names, unknown) if name == _MAIN else _text(name, file, unknown)
         except (OSError, UnicodeDecodeError, SyntaxError) as error:
             unknown.append(f"{name} can't be read as text: {error}")
             continue
-        texts[f"{name.replace('.', '/')}.py"] = text
+        place = f"{name.replace('.', '/')}.py"
+        texts[place] = notes.below(text)
+        shown[place] = notes.shown_below(text)
         waiting += _imports(text, _package(name, file))
         waiting += _of_values(sys.modules.get(name))
         waiting += modules.imported_by(name)
-    return Code(dict(sorted(texts.items())), unknown[0] if unknown else None)
+    return Code(dict(sorted(texts.items())), dict(sorted(shown.items())), unknown[0] if unknown else None)
 
 
 def later(config: Mapping[str, Any], begun: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts that a run has come to use since it began, and those that are others now.
+    """Return the texts, as they are shown, that a run has come to use or that are others now.
 
     Args:
         config: resolved.
-        begun: the texts that it began with.
+        begun: the texts that it began with, as they are shown.
     """
-    return {name: text for name, text in reached(config, begun).texts.items() if begun.get(name) != text}
+    return {name: text for name, text in reached(config, begun).shown.items() if begun.get(name) != text}
 
 
 def _named(node: Any) -> Iterator[str]:
@@ -127,15 +152,15 @@ def _file(name: str) -> Path | None:
     return Path(origin).absolute() if origin and origin.endswith(".py") else None
 
 
-def _text(name: str, file: Path | None, unknown: list[str]) -> str:
-    """Return the text of a module, with the files that it read on import."""
+def _text(name: str, file: Path | None, unknown: list[str]) -> tuple[str, "_Notes"]:
+    """Return the text of a module, and the files that it read on import."""
     assert file is not None
     if (own := modules.imported(name)) is not None:
         notes = [f"{_here(path)}: SHA-256 {digest}" for path, digest in sorted(own.read.items())]
-        return _with_notes(importlib.util.decode_source(own.text), "read on import", notes)
+        return importlib.util.decode_source(own.text), _Notes("read on import", notes, notes)
     if (module := sys.modules.get(name)) is None:
-        return importlib.util.decode_source(file.read_bytes())
-    return _of_host(module, file, unknown)
+        return importlib.util.decode_source(file.read_bytes()), _Notes()
+    return _of_host(module, file, unknown), _Notes()
 
 
 def _of_host(module: ModuleType, file: Path, unknown: list[str]) -> str:
@@ -211,8 +236,8 @@ def _live(owner: Any, file: Path) -> Iterator[CodeType]:
             yield from _live(value, file) if value.__module__ == owner.__name__ else ()
 
 
-def _of_main(file: Path | None, names: Collection[str], unknown: list[str]) -> str:
-    """Return the text of a script, or of those cells of a notebook that made what a config names."""
+def _of_main(file: Path | None, names: Collection[str], unknown: list[str]) -> tuple[str, "_Notes"]:
+    """Return the text of a script, or of those cells of a notebook that made what a config names; and its values."""
     main = sys.modules[_MAIN]
     used = {name.split(".")[1] for name in names if name.startswith(f"{_MAIN}.")}
     codes, values = _closure(main, used)
@@ -223,13 +248,16 @@ def _of_main(file: Path | None, names: Collection[str], unknown: list[str]) -> s
         if not all(cells.values()) or not cells:
             unknown.append(f"the text of {', '.join(sorted(used))} isn't known")
         text = "\n".join(sorted(set(cells.values())))
-    notes = []
+    taken = literals.from_environment(text)
+    notes, shown = [], []
     for name, value in sorted(values.items()):
         if (plain := _plain(value)) is None:
             unknown.append(f"the value of {name} in {_MAIN} isn't a plain one")
         else:
             notes.append(f"{name} = {plain}")
-    return _with_notes(text, "values when the run began", notes)
+            private = name in taken or secrets.is_secret(name)
+            shown.append(f"{name} = {secrets.HIDDEN if private else _plain(secrets.hide_in(value))}")
+    return text, _Notes("values when the run began", notes, shown)
 
 
 def _closure(main: ModuleType, names: Collection[str]) -> tuple[list[CodeType], dict[str, Any]]:
@@ -278,11 +306,6 @@ def _plain(value: Any) -> str | None:
     names = ("device", "dtype", "PosixPath")
     known = isinstance(value, (int, float, complex, str, bytes)) or type(value).__name__ in names
     return repr(value) if value is None or known else None
-
-
-def _with_notes(text: str, what: str, notes: list[str]) -> str:
-    lines = "".join(f"#   {note}\n" for note in notes)
-    return f"{text.rstrip()}\n\n# {what}:\n{lines}" if notes else text
 
 
 def _package(name: str, file: Path | None) -> str:

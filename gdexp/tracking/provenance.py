@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gdexp
-from gdexp.config import secrets, variables
+from gdexp.config import literals, secrets, variables
 from gdexp.config.written import recorded
 from gdexp.lines import say
 from gdexp.tracking import code
@@ -62,7 +62,7 @@ class Provenance:
             also: names of code that is wanted, too.
         """
         files = {"environment.json": self._environment}
-        files |= {f"code/{name}": text for name, text in code.reached(config, also).texts.items()}
+        files |= {f"code/{name}": text for name, text in code.reached(config, also).shown.items()}
         return files | ({"git.diff": self._diff} if self._git.get("gdexp.git_dirty") == "true" else {})
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class Provenance:
         asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
         diff = _answer(asked) or ""
         cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
-        return secrets.hide(diff[:_DIFF_BYTES]) + cut
+        return secrets.hide(literals.hide(diff[:_DIFF_BYTES])) + cut
 
     @functools.cached_property
     def _git(self) -> dict[str, str]:
