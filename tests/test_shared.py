@@ -154,3 +154,21 @@ def test_state_that_cannot_be_copied_begins_anew_with_the_users_file(own):
     first = gdexp.launch([*words("Generator"), "optimizer.lr=0.1"])
     swept = gdexp.launch([*words("Generator"), "optimizer.lr=0.01,0.1", "sweep.stack=never"], multirun=True)
     assert curve(swept.run_id[1]) == curve(first.run_id[0])
+
+
+@pytest.mark.parametrize("held", ["torch.zeros(200_000)", "np.zeros(200_000)"])
+def test_one_number_of_a_large_array_is_seen(own, capsys, held):
+    """No trial may pass over it, wherever it is and however it is written."""
+    text = f"""
+import numpy as np
+LARGE = {held}
+class Large(Numbered):
+    def number(self):
+        LARGE.data[12_345] += 1
+        return int(LARGE[12_345])
+"""
+    name = f"own_{held.partition('.')[0]}"
+    (own / f"{name}.py").write_text(OWN + text.replace("LARGE.data[", "LARGE[" if "np" in held else "LARGE.data["))
+    changed = [word.replace("own_shared.Large", f"{name}.Large") for word in words("Large")]
+    gdexp.launch([*changed, "optimizer.lr=0.01,0.02,0.05,0.1"], multirun=True)
+    assert f"trained one by one: {name}.LARGE changes" in capsys.readouterr().out

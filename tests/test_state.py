@@ -1,7 +1,12 @@
 """A resumed run is the unbroken one, whatever training changes, or it is refused by name."""
 
+import contextvars
+import functools
+import importlib
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +14,9 @@ from recorded import query
 from safetensors.torch import load_file
 
 import gdexp
+from gdexp.build import caches, kinds, nodes
+from gdexp.build.encoding import Unkept
+from gdexp.build.objects import Objects
 
 HEAD = """
 import array, collections, contextvars, ctypes, datetime, decimal, enum, functools, hashlib, io, itertools
@@ -492,3 +500,78 @@ def test_what_never_changes_is_no_hindrance(stocked):
     (stocked / "still.py").write_text(f"import types\n{HEAD}{text}")
     words = [*net("Still"), "trainer.epochs=2", "trainer.checkpoint_every=1", "model._target_=still.Still"]
     assert list(gdexp.launch(words).status) == ["FINISHED"]
+
+
+def lines_run(call):
+    """Return how many lines of Python a call runs, each turn of a loop counted."""
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def with_tuples(number):
+    ranks = {(str(i), str(i + 1)): i for i in range(number)}
+    return lambda: Objects({"model": SimpleNamespace(ranks=ranks)})
+
+
+def with_calls(number):
+    @functools.cache
+    def remembered(a, *, b):
+        return a + b
+
+    for i in range(number):
+        remembered(i, b=2 * i)
+    assert caches.read(remembered)[-1] == (((number - 1,), (("b", 2 * number - 2),)), 3 * number - 3)
+    return lambda: caches.read(remembered)
+
+
+@pytest.mark.parametrize("held", [with_tuples, with_calls])
+def test_work_grows_with_what_is_looked_at_and_no_faster(held):
+    few, many = (lines_run(held(number)) for number in (200, 800))
+    assert many < 6 * few
+
+
+def test_object_that_was_remembered_is_no_end_of_the_unnamed_arguments():
+    sign = object()
+
+    @functools.cache
+    def remembered(*args):
+        return args[0]
+
+    remembered(sign, "a", 1)
+    assert caches.read(remembered) == [(((sign, "a", 1), ()), sign)]
+
+
+def test_variable_whose_value_was_taken_away_is_refused_by_name():
+    variable = contextvars.ContextVar("variable")
+    token = variable.set(1)
+    objects = Objects({"model": SimpleNamespace(phase=variable)})
+    variable.reset(token)
+    with pytest.raises(Unkept, match=r"model\.phase"):
+        objects.changes()
+    node = nodes.Node(variable, "variable", None)
+    nodes.fill(node, [])
+    variable.set(2)
+    with pytest.raises(ValueError, match="can't be taken away"):
+        nodes.fill(node, [])
+
+
+def test_module_is_the_users_once_it_is_imported(here, monkeypatch):
+    monkeypatch.syspath_prepend(here)
+    assert not kinds.users("imported_later")
+    (here / "imported_later.py").write_text("")
+    importlib.invalidate_caches()
+    importlib.import_module("imported_later")
+    assert kinds.users("imported_later")
+    del sys.modules["imported_later"]

@@ -24,14 +24,17 @@ def read(function: Any) -> Calls | None:
     table = next((one for one in reversed(referents) if _is_table(one, function)), None)
     if table is None:
         return None
+    mark = next((one for one in reversed(referents) if type(one) is object), None)  # remembered values come before it
     if function.cache_parameters()["maxsize"] is None:
-        return [(_arguments(key, referents), result) for key, result in table.items()]
+        return [(_arguments(key, mark), result) for key, result in table.items()]
     found = []
-    keys, places = set(map(id, table)), iter(range(len(referents) - 1))
-    for place in places:
-        if id(referents[place]) in keys:
-            keys.remove(id(referents[place]))
-            found.append((_arguments(referents[place], referents), referents[place + 1]))
+    keys = set(map(id, table))
+    places = iter(range(len(referents) - 1))
+    for place in places:  # each key comes before its result, which may be a key, too
+        key, result = referents[place], referents[place + 1]
+        if id(key) in keys:
+            keys.remove(id(key))
+            found.append((_arguments(key, mark), result))
             next(places, None)
     return found if not keys else None
 
@@ -57,14 +60,14 @@ def _is_table(one: Any, function: Any) -> bool:
     return type(one) is dict and one is not vars(function) and len(one) == function.cache_info().currsize
 
 
-def _arguments(key: Any, referents: list[Any]) -> Any:
-    """Return the arguments that a key was made of."""
+def _arguments(key: Any, mark: object) -> Any:
+    """Return the arguments that a key was made of: the mark parts those without a name from those with one."""
     if type(key) is not tuple:
         return (key,), ()
-    mark = next((i for i, one in enumerate(key) if type(one) is object and any(one is r for r in referents)), None)
-    if mark is None:
+    place = next((i for i, one in enumerate(key) if one is mark), None)
+    if place is None:
         return key, ()
-    return key[:mark], tuple(zip(key[mark + 1 :: 2], key[mark + 2 :: 2], strict=True))
+    return key[:place], tuple(zip(key[place + 1 :: 2], key[place + 2 :: 2], strict=True))
 
 
 _RESULT = 0.123456789

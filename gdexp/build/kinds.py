@@ -53,14 +53,18 @@ _FIXED = (
 )
 
 
-@functools.cache
 def users(module: str | None) -> bool:
-    """Say whether a module is the user's own."""
+    """Say whether a module is the user's own; one that isn't imported is nobody's yet."""
     found = sys.modules.get(module or "")
     if found is None or module == "builtins":
         return False
-    if not (file := getattr(found, "__file__", None)):
-        return module == "__main__"
+    file = getattr(found, "__file__", None)
+    return _is_users(file) if file else module == "__main__"
+
+
+@functools.cache
+def _is_users(file: str) -> bool:
+    """Say whether a module's file is neither gdexp's, nor Python's, nor an installed library's."""
     place = Path(file).resolve()
     if "site-packages" in place.parts or "dist-packages" in place.parts:
         return False

@@ -24,7 +24,7 @@ def check_numbers(numbers: Collection[str], config: Mapping[str, Any]) -> None:
     metrics = [_short(name) for name in config["metrics"]]
     taken = dict.fromkeys((*_OF_TRAINING, *_OF_EPOCHS, *_curves(["loss", "accuracy", *metrics])))
     for name in numbers:
-        if not isinstance(name, str) or not name or over("") and name.endswith(over("")):
+        if not isinstance(name, str) or not name or name.endswith(over("")):
             raise Refusal(f"training_loss: a number must be called by a text, got {name!r}")
         for curve in (name, *_curves([name])):
             if len(curve) > _LONGEST:

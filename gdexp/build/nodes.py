@@ -21,12 +21,21 @@ from torch.nn.parameter import is_lazy
 from gdexp.build import caches, contents, kinds
 
 _HIDDEN = re.compile(r"\._(?:parameters|buffers|modules)\['([^']*)'\]")  # left out where a name is shown
+_NUMBERED = re.compile(r"'\d+(?=$|[. \[{])")  # likewise: tells objects apart that have one path
 _WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary)
-_MEMBERS: tuple[tuple[str, Any], ...] = (
-    *(("list", list), ("dict", dict), ("set", set), ("deque", deque), ("tuple", tuple), ("frozenset", frozenset)),
-    *(("weak dict", _WEAK), ("weak set", weakref.WeakSet), ("weakref", weakref.ref)),
+_MEMBERS: tuple[tuple[str, Any], ...] = (  # the first that fits is the kind, also of a subclass
+    ("list", list),
+    ("dict", dict),
+    ("set", set),
+    ("deque", deque),
+    ("tuple", tuple),
+    ("frozenset", frozenset),
+    ("weak dict", _WEAK),
+    ("weak set", weakref.WeakSet),
+    ("weakref", weakref.ref),
     ("view", types.MappingProxyType),
-    *(("variable", ContextVar), ("partial", functools.partial)),
+    ("variable", ContextVar),
+    ("partial", functools.partial),
 )
 _PLAIN: dict[Any, str] = {list: "list", dict: "dict", OrderedDict: "dict", tuple: "tuple", set: "set", deque: "deque"}
 UNORDERED = ("set", "frozenset", "weak set")
@@ -107,12 +116,7 @@ def bound(value: Any) -> Any:
 
 def has_own(value: Any, kind: str) -> bool:
     """Say whether an object has attributes of its own beside what it holds as one of its kind."""
-    if kind not in (
-        *("list", "dict", "set", "deque", "tuple", "frozenset", "objects", "array"),
-        "partial",
-        "contents",
-        "opaque",
-    ):
+    if kind not in _WITH_OWN:
         return False
     return type(value).__module__ not in ("builtins", "collections") and bool(kinds.is_object(value))
 
@@ -176,11 +180,18 @@ def fill(node: Node, items: kinds.Items) -> None:
         if not items:
             value.module.pop(value.name, None)
     elif node.kind == "variable":
-        value.set(items[0][1])
+        _fill_variable(value, items)
     elif node.kind == "cache":
         caches.write(value, items)
     elif node.kind == "function":
         _fill_function(value, items)
+
+
+def _fill_variable(variable: ContextVar[Any], items: kinds.Items) -> None:
+    if items:
+        variable.set(items[0][1])
+    elif _has_value(variable):  # only the token of what set it can take its value away
+        raise ValueError(f"the value of {variable.name} can't be taken away")
 
 
 def _fill_function(value: types.FunctionType, items: kinds.Items) -> None:
@@ -227,7 +238,7 @@ def same_mark(now: Any, before: Any) -> bool:
 
 def shown(path: str) -> str:
     """Return a path as one types it: without torch's own dicts of parameters and modules."""
-    return _HIDDEN.sub(r".\1", path).strip(" .'")
+    return _NUMBERED.sub("", _HIDDEN.sub(r".\1", path)).strip(" .")
 
 
 def joined(path: str, label: Any, kind: str) -> str:
@@ -245,13 +256,15 @@ def joined(path: str, label: Any, kind: str) -> str:
 
 def _has_value(variable: ContextVar[Any]) -> bool:
     try:
-        return variable.get() is None or True
+        variable.get()
     except LookupError:
         return False
+    return True
 
 
 def _is_set(cell: types.CellType) -> bool:
     try:
-        return cell.cell_contents is not None or True
+        cell.cell_contents  # noqa: B018
     except ValueError:
         return False
+    return True

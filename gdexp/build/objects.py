@@ -43,6 +43,7 @@ class Objects:
     def __init__(self, roots: Mapping[str, Any], *, grads: bool = False) -> None:
         self.nodes: dict[str, Node] = {}
         self._paths: dict[int, str] = {}  # by id; the nodes hold what they are of
+        self._alike: dict[str, int] = {}  # how many objects were given one path
         self._names: dict[tuple[int, str], Global] = {}
         self._used: set[str] = set()  # names in code of the user's that runs while there is training
         self._owners: dict[int, str] = {}  # paths of tensors by the address of their memory
@@ -114,8 +115,7 @@ class Objects:
             return []
         if (kind := nodes.kind(value)) is None:
             return []
-        while path in self.nodes:
-            path += "'"
+        path = self._free(path)
         self._paths[id(value)] = path
         node = Node(value, kind, None)
         items = nodes.items(node)
@@ -125,6 +125,14 @@ class Objects:
             return there
         own = [(f"{path}.", Own(value))] if nodes.has_own(value, kind) else []
         return [*there, *own, *self._behind(path, value)]
+
+    def _free(self, path: str) -> str:
+        """Return a path that no other object has: several have one where a label can't be written."""
+        free = path
+        while free in self.nodes:
+            self._alike[path] = number = self._alike.get(path, 0) + 1
+            free = f"{path}'{number}"
+        return free
 
     def _held(self, path: str, kind: str, items: Any) -> Iterator[tuple[str, Any]]:
         """Yield what an object holds: its members, and keys that are objects themselves."""
@@ -183,7 +191,7 @@ class Objects:
             told = self._told_whole(path, node, encoder)
         elif nodes.same(items, node.before):
             return _drawn(path, node, items)
-        elif node.kind in ("tuple", "frozenset"):
+        elif node.kind in ("tuple", "frozenset") or (node.kind == "variable" and not items):
             raise Unkept(shown(path), node.value)
         else:
             before = dict(node.before) if node.kind not in nodes.UNORDERED else {}
@@ -282,7 +290,7 @@ def _root(path: str) -> str:
 
 def _name(path: str) -> str:
     """Return the name by which code reaches an object: the last in its path."""
-    return re.sub(r"\[[^\[\]]*\]", "", path).strip(" '").rpartition(".")[2]
+    return re.sub(r"\[[^\[\]]*\]|'\d+", "", path).strip().rpartition(".")[2]
 
 
 def _restore_whole(node: Node, told: list[Any], decoder: Decoder) -> None:

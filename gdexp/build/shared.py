@@ -10,12 +10,14 @@ import pickle
 import sys
 import types
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gdexp.build import contents, kinds
@@ -23,7 +25,8 @@ from gdexp.config import targets
 
 _LARGE = 100_000  # numbers in an array that is kept; of a larger one it is only seen that it changed
 _MANY = 10_000  # members of a container that is kept: beyond, it holds data rather than a state
-_SAMPLED = 4096  # numbers of a large array that are compared
+_SAMPLED = 4096  # numbers that are compared of a large array that nothing writes into
+_BLOCK = 1 << 20  # numbers of a large array that are looked at in one go
 _CONTAINERS = (list, dict, set, deque, tuple)
 _NAMED = ("module", "class", "function", "object")  # kinds whose labels are shown
 _WHOLE = ("tensor", "array", "cache", "contents", "opaque", "data", "method", "partial", "wrapper")
@@ -200,10 +203,10 @@ def _mark(kind: str, value: Any) -> Any:
     """Return what tells whether an object that is looked at as a whole has changed, and what to put back."""
     if kind == "tensor":
         kept = value.detach().clone() if value.numel() <= _LARGE else None
-        return kept, value._version, value.data_ptr(), value.requires_grad, value.grad if value.is_leaf else None
+        grad = value.grad if value.is_leaf else None
+        return kept, value._version, value.data_ptr(), value.requires_grad, grad, _checksum_of_large(value)
     if kind == "array":
-        flat = value.reshape(-1)
-        return value.copy() if flat.size <= _LARGE else flat[:: flat.size // _SAMPLED].copy()
+        return value.copy() if value.size <= _LARGE else (value.shape, _checksum(value))
     if kind == "cache":
         return value.cache_info().misses
     if kind == "data":
@@ -212,6 +215,24 @@ def _mark(kind: str, value: Any) -> Any:
         return _position(value)
     known = contents.of(value)
     return known.read(value) if known is not None else None
+
+
+def _checksum(array: np.ndarray) -> int:
+    """Return a number of all bytes of an array; of one that can't be written, which may be a file, of a sample."""
+    flat = array.reshape(-1)
+    if not array.flags.writeable:
+        flat = flat[:: max(1, flat.size // _SAMPLED)]
+    found = 0
+    for begin in range(0, flat.size, _BLOCK):
+        found = zlib.crc32(flat[begin : begin + _BLOCK].tobytes(), found)
+    return found
+
+
+def _checksum_of_large(tensor: Tensor) -> int | None:
+    """Return a number of all bytes of a tensor that isn't kept: `.data` and NumPy write past its version."""
+    if tensor.numel() <= _LARGE or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return None
+    return _checksum(tensor.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8).numpy())
 
 
 def _position(value: Any) -> Any:
@@ -233,7 +254,8 @@ def _difference(node: _Node) -> str:
             return _joined(node.name, node.kind, label)
     if len(before) == len(now) and [label for label, _ in before] == [label for label, _ in now]:
         return ""
-    odd = [label for label, _ in now if label not in dict(before)] if node.kind in _NAMED else []
+    known = dict(before) if node.kind in _NAMED else {}
+    odd = [label for label, _ in now if label not in known] if node.kind in _NAMED else []
     return _joined(node.name, node.kind, odd[0]) if odd else node.name
 
 
@@ -254,8 +276,8 @@ def _put_back(node: _Node, spares: Mapping[int, Any] = types.MappingProxyType({}
     """Give an object what it held, and spares in the place of others; say whether there is a way."""
     value, kind = node.value, node.kind
     if kind == "tensor" and node.before[0] is not None:
-        kinds.set_tensor(value, node.before[0], *node.before[3:])
-    elif kind == "array" and value.shape == node.before.shape:
+        kinds.set_tensor(value, node.before[0], *node.before[3:5])
+    elif kind == "array" and isinstance(node.before, np.ndarray) and value.shape == node.before.shape:
         value[...] = node.before
     elif kind == "contents":
         return _written(value, node.before)
