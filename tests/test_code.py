@@ -1,6 +1,8 @@
 """A job is known by the code that was trained, wherever that came from."""
 
+import builtins
 import importlib
+import io
 import linecache
 import os
 import subprocess
@@ -68,6 +70,36 @@ def test_file_read_on_import_is_part_of_the_job(stocked):
     second = gdexp.launch(WORDS, multirun=True)
     assert jobs() == 6 and set(first.train_loss) != set(second.train_loss)
     assert "#   scale.json: SHA-256 " in next(iter(code(stocked)))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_file_is_read_once_more_however_deep_the_import_that_opens_it(stocked, monkeypatch, fails):
+    calls, opened = [], builtins.open
+
+    def counting(file, *more, **options):
+        calls.append(str(file))
+        return opened(file, *more, **options)
+
+    net(stocked, "from m0 import SCALE")
+    for i in range(11):
+        (stocked / f"m{i}.py").write_text(f"from m{i + 1} import SCALE\n")
+    last = "import threading\nSCALE = float(open('scale.txt').read())\n"
+    last += "other = threading.Thread(target=lambda: open('other.txt').close())\nother.start()\nother.join()\n"
+    (stocked / "m11.py").write_text(last + ("1 / 0\n" if fails else ""))
+    for name in ("scale.txt", "other.txt"):
+        (stocked / name).write_text("1.0")
+    monkeypatch.setattr("builtins.open", counting)
+    before = io.open
+    try:
+        gdexp.launch(WORDS[:3])
+    except (ValueError, ZeroDivisionError):
+        assert fails
+    count = len([name for name in calls if name.endswith("scale.txt")])
+    assert count == 2 or (fails and count <= 4)  # the module's own, and ours; a module that fails may be tried twice
+    assert builtins.open is counting and io.open is before
+    if not fails:
+        [text] = code(stocked, "m11.py")
+        assert "#   scale.txt: SHA-256 " in text and "#   other.txt" not in text
 
 
 def test_module_found_while_training_is_recorded_and_its_job_not_taken_over(stocked, capsys):

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -34,6 +35,11 @@ class Imported(NamedTuple):
 
 _imported: dict[str, Imported] = {}  # the local modules that were imported here
 launches = 0  # in this process
+
+_lock = threading.Lock()
+_importing = threading.local()  # what the innermost import of a thread notes, and below which folders
+_imports = 0  # that are under way
+_opens: Any = ()  # what `_noting` stands for
 
 
 @contextmanager
@@ -149,23 +155,42 @@ def _importer() -> str:
 
 @contextmanager
 def _noted(read: dict[Path, str], places: list[Path]) -> Iterator[None]:
-    """Note the user's files that are opened to be read, with what is in them."""
-    before = builtins.open, io.open
+    """Note the user's files that this thread opens to read, with what is in them.
 
-    def noting(file: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
-        opened = before[0](file, mode, *more, **options)
-        if isinstance(file, (str, os.PathLike)) and "r" in mode:
-            path = Path(os.fsdecode(file)).absolute()
-            if any(path.is_relative_to(place) for place in places):
-                with before[0](path, "rb") as whole:
-                    read[path] = sha256(whole.read()).hexdigest()
-        return opened
-
-    builtins.open = io.open = noting  # type: ignore[assignment]
+    Of imports within one another each notes its own files.
+    """
+    outer = getattr(_importing, "notes", None)
+    _hook(1)
     try:
+        _importing.notes = read, places
         yield
     finally:
-        builtins.open, io.open = before
+        _importing.notes = outer
+        _hook(-1)
+
+
+def _hook(more: int) -> None:
+    """Stand in for `open` while there are imports, in whatever thread, and once only."""
+    global _imports, _opens
+    with _lock:
+        if _imports == 0:
+            _opens = builtins.open, io.open
+            builtins.open = io.open = _noting
+        _imports += more
+        if _imports == 0:
+            builtins.open = _opens[0] if builtins.open is _noting else builtins.open
+            io.open = _opens[1] if io.open is _noting else io.open  # type: ignore[assignment]
+
+
+def _noting(file: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
+    opened = _opens[0](file, mode, *more, **options)
+    notes = getattr(_importing, "notes", None)
+    if notes and isinstance(file, (str, bytes, os.PathLike)) and "r" in mode:
+        path = Path(os.fsdecode(file)).absolute()
+        if any(path.is_relative_to(place) for place in notes[1]) and path.is_file():
+            with _opens[0](path, "rb") as whole:
+                notes[0][path] = sha256(whole.read()).hexdigest()
+    return opened
 
 
 def _text(file: Path) -> bytes:
