@@ -4,6 +4,7 @@ import sqlite3
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import gdexp
 from gdexp.config.sources import options
@@ -59,6 +60,29 @@ def test_run_of_a_stack_is_repeated_with_its_neighbours(gdexp_run, stocked, whic
     assert said[done.returncode] in done.stdout
     again = gdexp.runs().set_index("run_id").drop(table.run_id).iloc[0]
     assert again["optimizer.lr"] == gdexp.runs().set_index("run_id")["optimizer.lr"][run_id]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "metric", "weight", "expected"),
+    [(8, 1e-5, 1e-5, 3), (1, 1e-8, 0, 3), (1, 1e-5, 0, 1), (8, 0.01, 0, 1), (8, 0, 0.01, 1)],
+)
+def test_same_to_rounding_are_all_epochs_and_the_weights(stocked, capsys, epoch, metric, weight, expected):
+    """A record that is changed by so large a share stands for a run that was trained among others."""
+    from gdexp.rerun import rerun
+
+    run_id = gdexp.launch(["optimizer.lr=0.01,0.02,0.03,0.04", "trainer.epochs=9"], multirun=True).run_id.iloc[-1]
+    change(
+        "UPDATE metrics SET value=value*(1+?) WHERE key='train_loss' AND step=? AND run_uuid=?", metric, epoch, run_id
+    )
+    [path] = stocked.glob(f"mlruns/*/{run_id}/artifacts/weights.safetensors")
+    weights = load_file(path)
+    save_file({name: t * (1 + weight) for name, t in weights.items()}, path)
+    with pytest.raises(SystemExit) as end:
+        rerun([run_id, "--verify"])
+    shown = capsys.readouterr().out
+    assert end.value.code == expected, shown
+    said = "the first 5 epochs to 1e-06, those of all epochs and 2 tensors to 0.001"
+    assert (said in shown) == (expected == 3) and ("a stack with other neighbours" in shown)
 
 
 def test_own_later_metrics_are_no_difference_and_lost_ones_are(stocked, capsys):
