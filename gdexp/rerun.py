@@ -162,6 +162,9 @@ class _Only:
         if run == self._place:
             self._record.finish(outcome, files, tags)
 
+    def add_texts(self, texts: "Mapping[str, str]") -> None:
+        self._record.add_texts(texts)
+
     def keep(self, weights: Any) -> None:
         self._record.keep(lambda run: weights(self._place))
 

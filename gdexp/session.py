@@ -223,8 +223,7 @@ class Session:
         if not (changed := code.later(self._parts.config, begun)):
             return
         self._late = True
-        for folder in self._record.folders:
-            code.write(folder / "code", changed)
+        self._record.add_texts({f"code/{name}": text for name, text in changed.items()})
         if self._sweep is not None:
             names = ", ".join(changed)
             self._sweep.note_once(f"No run with {names} counts as already done: it was imported while training")

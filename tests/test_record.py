@@ -1,5 +1,6 @@
 """A record is whole or not there: attacked at its places, by errors, by signals."""
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -259,13 +260,62 @@ def test_drafts_of_a_process_that_is_gone_are_removed(stocked, gdexp_run):
     assert not any(path.exists() for path in (*drafts, never, made)) and (folder / "weights.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("error")
 def test_git_that_hangs_is_left(stocked, monkeypatch):
+    """Its process is waited for all the same, also where nobody asked what it said."""
     (stocked / "bin").mkdir()
     (stocked / "bin/git").write_text(f"#!/bin/sh\nwhile [ ! -e {stocked}/over ]; do sleep 0.1; done\n")
     (stocked / "bin/git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{stocked}/bin:{os.environ['PATH']}")
     assert list(gdexp.launch(["trainer.epochs=2"]).status) == ["FINISHED"]
+    words, sweep = ["trainer.epochs=2", "optimizer.lr=0.1,0.2"], {"multirun": True}
+    gdexp.launch(words, **sweep)
+    gdexp.launch(words, **sweep)  # all is already done
+    gc.collect()
     (stocked / "over").touch()
+
+
+LATE_NET = """
+import importlib
+from pathlib import Path
+import torch
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        is_begun = any(Path("mlruns").glob("*/*/artifacts"))  # else it is tried only
+        return super().forward(x) * (importlib.import_module("la" + "te").SCALE if is_begun else 1.0)
+"""
+STANDS_IN_THE_WAY = """
+from pathlib import Path
+import shutil
+def begins():
+    [folder] = Path("mlruns").glob("*/*/artifacts")
+    shutil.rmtree(folder / "code")
+    (folder / "code").symlink_to("nowhere")
+def hook(epoch, model):
+    if epoch.epoch == {end}:
+        [folder] = Path("mlruns").glob("*/*/artifacts")
+        (folder / "code").unlink()
+"""
+
+
+@pytest.mark.parametrize("end", [3, 99])
+def test_code_of_the_first_step_that_cannot_be_written_is_written_later(stocked, gdexp_run, monkeypatch, end):
+    """The run trains on; where nothing can be written to its end, it is kept elsewhere, whole."""
+    monkeypatch.syspath_prepend(stocked)
+    (stocked / "net.py").write_text(LATE_NET)
+    (stocked / "late.py").write_text("import way\nway.begins()\nSCALE = 1.0\n")
+    (stocked / "way.py").write_text(STANDS_IN_THE_WAY.replace("{end}", str(end)))
+    words = ["model=custom", "model._target_=net.Net", "+model.in_features=1", "+model.out_features=1"]
+    done = gdexp_run(*words, "trainer.epochs=5", "trainer.on_epoch=[way.hook]")
+    assert done.returncode == (0 if end == 3 else 1) and "Outcome: completed" in done.stdout, done.stderr
+    if end == 99:
+        assert "is kept in" in done.stderr
+        (next(stocked.glob("mlruns/*/*/artifacts")) / "code").unlink()
+        assert gdexp_run("check", module="gdexp.store").returncode == 0
+    [(run_id, status)] = rows(stocked)
+    [folder] = stocked.glob(f"mlruns/*/{run_id}/artifacts")
+    assert status == "FINISHED" and (folder / "code/late.py").exists() and (folder / "code/net.py").exists()
+    assert rows(stocked, "SELECT count(*) FROM metrics WHERE key='train_loss'") == [(5,)]
 
 
 KILLED = (

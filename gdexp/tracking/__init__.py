@@ -73,6 +73,9 @@ class Record(Protocol):
     ) -> None:
         """Take the end of a run, with its files NAME.safetensors, which may not change any more."""
 
+    def add_texts(self, texts: Mapping[str, str]) -> None:
+        """Record texts that the runs have come to use since they began, by their names."""
+
     def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
         """Say what to save of a run should it be cut off: the live weights."""
 

@@ -45,10 +45,14 @@ class Claims(NamedTuple):
         if store is None:
             return claims
         locks.take(_lock(store, claims.owner))
-        with claims._table() as tables:
-            claims._put(tables, f"command {claims.owner}")  # while it is there, what others claim stays on record
-            sql = "SELECT coalesce((SELECT min(rowid) FROM runs WHERE status='RUNNING'), max(rowid) + 1, 0) FROM runs"
-            [(since,)] = tables.select(sql)
+        try:
+            with claims._table() as tables:
+                claims._put(tables, f"command {claims.owner}")  # while it is there, what others claim stays on record
+                first = "(SELECT min(rowid) FROM runs WHERE status='RUNNING')"
+                [(since,)] = tables.select(f"SELECT coalesce({first}, max(rowid) + 1, 0) FROM runs")
+        except BaseException:
+            locks.release(_lock(store, claims.owner))
+            raise
         return claims._replace(since=since)
 
     def take(self, jobs: Sequence[str]) -> list[bool]:

@@ -128,7 +128,8 @@ def close_dead(tables: Tables, *, clear: bool = True) -> Looked:
             for run in dead:
                 tables.end(run.run_id, "KILLED", run.last or run.start)
         closed += dead
-        unknown += [run for run in left if run not in dead]
+        ended = {run.run_id for run in dead}
+        unknown += [run for run in left if run.run_id not in ended]
         for run in dead if clear else ():
             _clear(tables, run)
         if dead and clear:

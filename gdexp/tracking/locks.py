@@ -8,6 +8,7 @@ on which it was locked: there a free lock is believed.
 
 import os
 import socket
+import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ except ImportError:  # a system without: nothing can be told by locks there
     fcntl = None  # type: ignore[assignment]
 
 _held: dict[Path, tuple[int, int]] = {}  # open files of this process, and how many times each was taken
+_turn = threading.Lock()  # a second thread that opened a file would wait for the first one's lock for ever
 
 
 def path(store: Path, name: str) -> Path:
@@ -40,25 +42,48 @@ def take(file: Path) -> None:
     Raises:
         OSError: no file can be made there.
     """
-    number, times = _held.get(file, (0, 0))
-    if not times:
-        number = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        with suppress(OSError):  # of a file system without locks
-            if fcntl is not None:
-                fcntl.flock(number, fcntl.LOCK_EX)  # waits for one who looks at it just now
-        os.write(number, system().encode())
-    _held[file] = number, times + 1
+    with _turn:
+        number, times = _held.get(file, (0, 0))
+        _held[file] = number if times else _locked(file), times + 1
 
 
 def release(file: Path) -> None:
     """Remove a lock of this process, if it isn't held for something else, too."""
-    number, times = _held.pop(file, (0, 0))
-    if times > 1:
-        _held[file] = number, times - 1
-    elif times:
-        with suppress(OSError):
-            file.unlink()
-        os.close(number)
+    with _turn:
+        number, times = _held.pop(file, (0, 0))
+        if times > 1:
+            _held[file] = number, times - 1
+        elif times:
+            _give_up(file, number)
+
+
+def _locked(file: Path) -> int:
+    """Make a file and lock it, or leave nothing; return its number."""
+    while True:
+        number = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            with suppress(OSError):  # of a file system without locks
+                if fcntl is not None:
+                    fcntl.flock(number, fcntl.LOCK_EX)  # waits for one who looks at it just now
+            if _is_there(file, number):
+                os.write(number, system().encode())
+                return number
+        except BaseException:
+            _give_up(file, number)
+            raise
+        os.close(number)  # whoever looked at it before it was locked has removed it
+
+
+def _is_there(file: Path, number: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(number), os.stat(file, follow_symlinks=False))
+    return False
+
+
+def _give_up(file: Path, number: int) -> None:
+    with suppress(OSError):
+        file.unlink()
+    os.close(number)
 
 
 def remove_free(file: Path | None) -> None:
@@ -104,6 +129,8 @@ def _is_held(file: Path, number: int) -> bool | None:
 
 def _forget() -> None:
     """Leave the locks to the parent of a forked process, or they would outlive it."""
+    global _turn
+    _turn = threading.Lock()  # another thread may have had it
     for number, _ in _held.values():
         os.close(number)
     _held.clear()

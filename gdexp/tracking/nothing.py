@@ -26,6 +26,9 @@ class Unrecorded:
     def add(self, step: int, metrics: Mapping[str, float], run: int = 0) -> None:
         """Drop the numbers."""
 
+    def add_texts(self, texts: Mapping[str, str]) -> None:
+        """Drop the texts."""
+
     def keep(self, weights: Callable[[int], Mapping[str, Tensor]]) -> None:
         """Drop the weights."""
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from getpass import getuser
@@ -38,7 +39,7 @@ class Provenance:
     def __init__(self, words: Sequence[str] | None = None, extra: Mapping[str, str] | None = None) -> None:
         self._words = sys.argv if words is None else words
         self._extra = extra or {}
-        self._status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+        self._status = _Git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
 
     def tags(self) -> dict[str, str]:
         """Return the tags that say so."""
@@ -71,18 +72,17 @@ class Provenance:
 
     @functools.cached_property
     def _diff(self) -> str:
-        asked = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
-        diff = _answer(asked) or ""
+        diff = _Git("diff", "HEAD", "--no-color", "--no-ext-diff").answer() or ""
         cut = f"\n… {len(diff) - _DIFF_BYTES} more characters\n" if len(diff) > _DIFF_BYTES else ""
         return secrets.hide(literals.hide(diff[:_DIFF_BYTES])) + cut
 
     @functools.cached_property
     def _git(self) -> dict[str, str]:
-        if self._status is None or (said := _answer(self._status)) is None:
+        if (said := self._status.answer()) is None:
             return {}
         lines = said.splitlines()
         heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
-        if self._status.returncode or "branch.oid" not in heads:
+        if "branch.oid" not in heads:
             return {}
         dirty = any(not line.startswith("#") for line in lines)
         tags = {"mlflow.source.git.commit": heads["branch.oid"], "mlflow.source.git.branch": heads["branch.head"]}
@@ -160,32 +160,38 @@ def command(words: Sequence[str]) -> list[str]:
     return shown
 
 
-def _answer(asked: "subprocess.Popen[str] | None") -> str | None:
-    """Return what git says, None where it doesn't within two seconds, as on a file system that hangs."""
-    if asked is None:
-        return None
-    try:
-        return asked.communicate(timeout=_GIT_SECONDS)[0]
-    except subprocess.TimeoutExpired:
-        asked.kill()
-        if asked.stdout is not None:
-            asked.stdout.close()
-        return None
+class _Git:
+    """A question to git, asked in the background; a thread waits for its process, even if nobody wants the answer."""
 
+    def __init__(self, *words: str) -> None:
+        self._said: str | None = None
+        try:
+            self._process = subprocess.Popen(
+                ["git", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+            )
+        except OSError:  # there is no git
+            return
+        self._thread = threading.Thread(target=self._wait, name="gdexp-git", daemon=True)
+        self._thread.start()
 
-def _git(*words: str) -> "subprocess.Popen[str] | None":
-    """Start git; None where there is none."""
-    try:
-        return subprocess.Popen(
-            ["git", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-        )
-    except OSError:
-        return None
+    def answer(self) -> str | None:
+        """Return what git says, None where it fails, or hangs for two seconds, like on a broken file system."""
+        if not hasattr(self, "_thread"):
+            return None
+        self._thread.join(_GIT_SECONDS)
+        if self._thread.is_alive():
+            self._process.kill()
+            return None
+        return self._said
+
+    def _wait(self) -> None:
+        said, _ = self._process.communicate()
+        self._said = said if self._process.returncode == 0 else None
 
 
 def _environment() -> dict[str, object]:

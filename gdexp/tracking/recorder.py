@@ -33,7 +33,8 @@ FLUSH_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
 CUT_OFF = "gdexp.cut_off"  # how often, and where, a run was cut off that has gone on
 _HEARTBEAT_SECONDS = 60.0
-_FEW = 4  # runs whose files are brought to the disk one by one
+_FEW = 16  # files and folders that are brought to the disk one by one
+_AT_ONCE = 16  # of more of them
 
 
 class ArtifactsElsewhere(Exception):
@@ -77,6 +78,7 @@ class Recorder:
         self._tables, self._lock = tables, threading.Lock()
         self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
         self._taken: list[tuple[int, Number]] = []  # out of these, on their way into the store
+        self._texts: deque[Mapping[str, str]] = deque()  # that aren't written yet
         self._ends: dict[int, End] = {}  # of runs that have ended and aren't written yet
         self._over: set[int] = set()
         self._signature = endings.signature()
@@ -117,6 +119,11 @@ class Recorder:
         for key, value in metrics.items():
             if math.isfinite(value) and (not self._there or (key, step) not in self._there):
                 self._numbers.append((run, Number(key, value, now, step)))
+
+    def add_texts(self, texts: Mapping[str, str]) -> None:
+        """Take texts that the runs have come to use since they began; the next flush writes them."""
+        self._whole.begun = [b._replace(texts={**b.texts, **texts}) for b in self._whole.begun]
+        self._texts.append(texts)
 
     def keep(self, weights: "Callable[[int], Mapping[str, Tensor]]") -> None:
         """Save these of each run, as they are then, should it be cut off."""
@@ -273,7 +280,8 @@ class Recorder:
         self._over.add(run)
 
     def _keep_flushing(self) -> None:
-        _settle([path for folder in self.folders for path in places.files(folder)], len(self.folders))  # the texts
+        texts = [path for folder in self.folders for path in places.files(folder)]
+        _settle(texts, [above for folder in self.folders for above in folder.parents[:2]])
         while not self._closing.wait(FLUSH_SECONDS):
             self.flush()
 
@@ -285,14 +293,15 @@ class Recorder:
                 self._numbers.popleft()
             ends = dict(self._ends)
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
-            if not self._taken and not ends and not beat:
+            if not self._taken and not ends and not beat and not self._texts:
                 return []
             if ends:
                 with suppress(sqlite3.Error):
                     self._look_for_owners(ends)
+            late = self._write_late_texts()
             missing = self._write_files({run: end for run, end in ends.items() if run not in self.lost})
-            whole = {run: end for run, end in ends.items() if run not in missing}
-            lacking = [what for files in missing.values() for what in files]
+            whole = {run: end for run, end in ends.items() if run not in missing and not late}
+            lacking = late + [what for files in missing.values() for what in files]
             try:
                 with self._tables.transaction():
                     open_runs = set(range(len(self._ids))) - self._over if beat else set()
@@ -346,8 +355,21 @@ class Recorder:
                     missing.setdefault(run, []).append(name)
         done = [run for run in ends if run not in missing]
         written = [self.folders[run] / name for run in done for name in ends[run].files]
-        _settle(written + [self.folders[run] for run in done], len(done))
+        _settle(written)
         return missing
+
+    def _write_late_texts(self) -> list[str]:
+        """Write the texts that came after the begin; return the names of those that could not be."""
+        while self._texts:
+            try:
+                for run, folder in enumerate(self.folders):
+                    for name, text in self._texts[0].items() if run not in self.lost else ():
+                        _write(folder / name, text)
+            except OSError as error:
+                self._say(error)
+                return list(self._texts[0])
+            self._texts.popleft()
+        return []
 
     def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, End], beat: bool) -> None:
         of_run: dict[int, list[Number]] = {}
@@ -469,18 +491,31 @@ def _trace(tags: Mapping[str, str], status: str, end_time: int | None, rows: Ite
     return {PAUSED: str(pause), CUT_OFF: ", ".join([*earlier, f"{status} after epoch {epoch}"])}
 
 
-def _settle(paths: Iterable[Path], runs: int) -> None:
-    """Have artifacts of so many runs on the disk, before rows say that they are there."""
-    if runs > _FEW and hasattr(os, "sync"):
-        os.sync()  # one request for all is quicker than one for each
+def _settle(files: Iterable[Path], folders: Iterable[Path] = ()) -> None:
+    """Have artifacts on the disk with the folders that name them, before rows say that they are there."""
+    known: dict[tuple[int, int] | None, Path] = {}  # a text that runs have in common is one file
+    for file in files:
+        for path in (file, file.parent):
+            known.setdefault(_file_of(path), path)
+    for path in folders:
+        known.setdefault(_file_of(path), path)
+    if len(known) <= _FEW:
+        for path in known.values():
+            _sync(path)
         return
-    for path in paths:
-        with suppress(OSError):  # of a system that has no such thing for folders
-            number = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is asked for at once, a file system does together
+        list(pool.map(_sync, known.values()))
+
+
+def _sync(path: Path) -> None:
+    with suppress(OSError):  # of a system that has no such thing for folders
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
