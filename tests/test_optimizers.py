@@ -284,6 +284,34 @@ def test_optimizer_of_ones_own_resumes_to_the_last_bit(parts, gdexp_run, name):
     assert all(torch.equal(mine[k], its[k]) for k in its)
 
 
+OWN_STEP = """
+import torch
+
+class Plain(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad * group["lr"])
+
+class Derived(Plain):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["Plain", "Derived"])
+def test_class_whose_step_torch_wraps_at_the_first_optimizer_stacks(stocked, gdexp_run, name):
+    (stocked / "own_step.py").write_text(OWN_STEP)
+    done = gdexp_run(
+        *["-m", "data=diabetes", "optimizer=custom", f"optimizer._target_=own_step.{name}"],
+        *["+optimizer.lr=0.1,0.2,0.3,0.4", "trainer.epochs=3", "seed=0,1"],
+    )
+    assert done.returncode == 0 and "as one program" in done.stdout, done.stdout + done.stderr
+
+
 def test_step_of_torchs_own_gets_no_closure_and_stacks(parts, capsys):
     words = [*WORDS, "optimizer._target_=parts_of_optimizers.Named", "sweep.chunk=8", "model.dropout=0"]
     gdexp.launch([*words, "+optimizer.lr=0.1,0.2"], multirun=True)

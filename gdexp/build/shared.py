@@ -167,7 +167,9 @@ _NAMES: dict[Any, str] = {
 def _items(kind: str, value: Any) -> kinds.Items | None:
     """Return label and value of all that an object holds, None if it is looked at as a whole."""
     if kind in ("module", "class"):
-        return [(k, v) for k, v in vars(value).items() if not k.startswith("__") or isinstance(v, types.FunctionType)]
+        own = [(k, v) for k, v in vars(value).items() if not k.startswith("__") or isinstance(v, types.FunctionType)]
+        is_optimizer = isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+        return list(_unhooked(value, own)) if is_optimizer else own
     if kind == "function":
         closed = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         defaults = [(name, getattr(value, name)) for name in ("__defaults__", "__kwdefaults__")]
@@ -182,6 +184,16 @@ def _items(kind: str, value: Any) -> kinds.Items | None:
     if kind == "dict":
         return list(dict.items(value))
     return kinds.attributes(value) if kind == "object" else None
+
+
+def _unhooked(optimizer: type, items: kinds.Items) -> Iterator[tuple[Any, Any]]:
+    """Yield what an optimizer's class says, without the wrapper that torch puts around `step` when it makes the first."""
+    for name, value in items:
+        if name == "step" and getattr(value, "hooked", False):
+            value = value.__wrapped__
+            if any(vars(base).get(name) is value for base in optimizer.__mro__[1:]):
+                continue  # the class itself has none
+        yield name, value
 
 
 def _behind(kind: str, value: Any) -> list[Any]:
