@@ -187,7 +187,7 @@ def _items(kind: str, value: Any) -> kinds.Items | None:
 
 
 def _unhooked(optimizer: type, items: kinds.Items) -> Iterator[tuple[Any, Any]]:
-    """Yield what an optimizer's class says, without the wrapper that torch puts around `step` when it makes the first."""
+    """Yield what an optimizer's class says, without the wrapper that torch puts around the step of its first."""
     for name, value in items:
         if name == "step" and getattr(value, "hooked", False):
             value = value.__wrapped__
