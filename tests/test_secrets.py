@@ -301,3 +301,27 @@ def test_values_of_the_environment_are_settings_that_nobody_can_read(from_enviro
     assert len(set(shown)) == 2
     text = "".join(path.read_text() for path in stocked.glob("mlruns/*/*/artifacts/*.*s*n"))
     assert "other" not in text and "one/a.csv" not in text
+
+
+def test_model_isnt_loaded_with_another_value_of_the_environment(stocked, monkeypatch):
+    """A model of another scale once came out, in silence."""
+    Path("my_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, scale):\n"
+        "        super().__init__(1, 1)\n"
+        "        self.scale = float(scale)\n"
+    )
+    monkeypatch.setenv("SC", "2.0")
+    monkeypatch.setenv("CSV", "a.csv")  # of the data, which aren't loaded
+    Path("a.csv").write_text("a,y\n" + "".join(f"{i},{i}.5\n" for i in range(20)))
+    words = ["model=custom", "model._target_=my_net.Net", "+model.scale=${oc.env:SC}", "trainer.epochs=1"]
+    [run_id] = gdexp.launch([*words, "data=table", "data.path=${oc.env:CSV}", "data.target=y"]).run_id
+    monkeypatch.delenv("CSV")
+    assert gdexp.load(run_id).scale == 2.0
+    monkeypatch.setenv("SC", "3.0")
+    with pytest.raises(ValueError, match=r"`model\.scale` comes from the environment variable SC, which isn't what") as no:
+        gdexp.load(run_id)
+    assert "\n" not in str(no.value) and run_id in str(no.value)
+    monkeypatch.setenv("SC", "2.0")
+    assert gdexp.load(run_id).scale == 2.0

@@ -63,13 +63,14 @@ def names(text: str | None) -> list[str]:
     return []
 
 
-def check(text: str | None, plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+def check(text: str | None, plain: Mapping[str, Any], source: Mapping[str, Any], *, whole: bool = True) -> None:
     """Refuse values from the environment that aren't what they were.
 
     Args:
         text: the tag of the run.
         plain: resolved with today's environment.
         source: as recorded, or as given on the command line.
+        whole: whether all keys of the run are to be there; else those that aren't needn't be what they were.
     """
     try:
         key, digests = read(text)
@@ -77,6 +78,8 @@ def check(text: str | None, plain: Mapping[str, Any], source: Mapping[str, Any])
         raise Refusal(f"its tag {TAG} is damaged: {error}") from error
     for name, digest in digests.items():
         value, written = at(plain, name), at(source, name)
+        if written is None and not whole:
+            continue
         if not isinstance(value, (str, int, float)) or _digest(key, name, str(value)) != digest:
             variables = ", ".join(dict.fromkeys(_NAME.findall(str(written))))
             whose = (

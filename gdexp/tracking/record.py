@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gdexp.config import modules, targets, text, trust
+from gdexp.config import modules, secrets, targets, text, trust, variables
 from gdexp.config.check import RULES, own
 from gdexp.config.refusal import Refusal
 from gdexp.dtypes import move
@@ -35,11 +35,12 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
         if file not in run.weights:
             raise Refusal(f"it has no {file}")
         config = run.config
-        dtype = _dtype(config)
+        nodes = _nodes(config, run)
+        dtype = _dtype(nodes)
     except (Refusal, ValueError) as error:
         raise Refusal(f"run {run_id} can't be loaded: {error}") from error
     with torch.random.fork_rng(devices=[]):
-        model = _built(config, run)
+        model = _built(nodes, run)
     if not isinstance(model, nn.Module):
         raise Refusal(f"run {run_id}: its learner is no torch.nn.Module; its weights are in {file}")
     move(model, torch.device("cpu"), dtype)
@@ -51,24 +52,32 @@ def load(run_id: str, uri: str | None = None, *, weights: Literal["final", "best
 
 
 def _dtype(config: Mapping[str, Any]) -> torch.dtype:
-    trainer = config.get("trainer")
-    name = trainer.get("dtype", "float32") if isinstance(trainer, Mapping) else None
+    name = config["trainer"].get("dtype", "float32")
     rule, keeps = RULES["trainer.dtype"]
     if not keeps(name):
         raise Refusal(f"`trainer.dtype` must be {rule}, got {name!r}")
     return getattr(torch, str(name))
 
 
-def _built(config: Mapping[str, Any], run: Recorded) -> Any:
-    """Build the model of a record, or the user's own learner around it."""
-    nodes = {group: config.get(group) or {"_target_": None} for group in ("model", "learner")}
-    if not all(isinstance(node, dict) and "_target_" in node for node in nodes.values()):
+def _nodes(config: Mapping[str, Any], run: Recorded) -> dict[str, Any]:
+    """Return what a model is built of, with today's environment, which must be what it was."""
+    found: dict[str, Any] = {group: config.get(group) or {"_target_": None} for group in ("model", "learner")}
+    if not all(isinstance(node, dict) and "_target_" in node for node in found.values()):
         raise Refusal("its config.yaml is damaged: it names no model")
     modules.forget_changed()
-    trust.check_trusted(nodes)
-    nodes, model = text.with_environment(nodes), None
-    check_extent(nodes | {"trainer": config.get("trainer") or {}}, run.held, run.run_id)
-    learner = nodes["learner"]
+    trust.check_trusted(found)
+    trainer = config.get("trainer")
+    found["trainer"] = {"dtype": trainer["dtype"]} if isinstance(trainer, Mapping) and "dtype" in trainer else {}
+    plain: dict[str, Any] = text.with_environment(found)
+    secrets.learn(plain, found)
+    variables.check(run.tags.get(variables.TAG), plain, found, whole=False)
+    return plain
+
+
+def _built(nodes: dict[str, Any], run: Recorded) -> Any:
+    """Build the model of a record, or the user's own learner around it."""
+    check_extent(nodes, run.held, run.run_id)
+    learner, model = nodes["learner"], None
     if nodes["model"]["_target_"] is not None:
         model = targets.build("model", own("model", nodes["model"]))
     if learner["_target_"] is None:
