@@ -401,9 +401,41 @@ def test_folds_are_repetitions_of_a_setting_as_seeds_are(stocked, capsys):
     for row in found["settings"]:
         assert row["mean"] == pytest.approx(means[float(row["optimizer.lr"])], rel=1e-12)
     pairs = runs.pivot(index=["seed", "data.fold"], columns="optimizer.lr", values="val_loss")
-    assert found["verdict"]["p"] == pytest.approx(stats.ttest_rel(pairs[0.01], pairs[0.1]).pvalue, rel=1e-6)
-    assert "over 6 common repetitions" in found["verdict"]["text"]
+    p, low, high = corrected(pairs[0.01] - pairs[0.1], k=3)
+    v = found["verdict"]
+    assert (v["p"], *sorted((abs(v["low"]), abs(v["high"])))) == pytest.approx(
+        (p, *sorted((abs(low), abs(high)))), rel=1e-6
+    )
+    shown = "over 6 common repetitions, corrected for the training rows that folds share"
+    assert shown in v["text"] and v["p_wilcoxon"] is None
     assert {"seed=2,3", "data.fold=0,1,2"} <= {*found["confirm"].split()}
+
+
+def corrected(d, k):
+    """Return p and interval of the mean of differences over k folds, by Nadeau and Bengio (2003)."""
+    error = np.sqrt((1 / len(d) + 1 / (k - 1)) * np.var(d, ddof=1))
+    t = stats.t(len(d) - 1)
+    return 2 * t.sf(abs(np.mean(d)) / error), *(np.mean(d) + t.ppf([0.025, 0.975]) * error)
+
+
+def test_seeds_that_have_all_folds_are_compared_by_their_means(stocked, capsys):
+    words = ["data=iris", "loss=cross_entropy", "data.split=stratified", "data.folds=3", "trainer.epochs=2"]
+    runs = gdexp.launch([*words, "data.fold=0,1,2", "seed=0,1,2,3", "optimizer.lr=0.01,0.012"], multirun=True)
+    found = compared(capsys)
+    means = runs.groupby(["seed", "optimizer.lr"]).val_loss.mean().unstack()
+    assert found["verdict"]["p"] == pytest.approx(stats.ttest_rel(means[0.01], means[0.012]).pvalue, rel=1e-6)
+    assert "over 4 common seeds, each the mean of 3 folds" in found["verdict"]["text"]
+    [row] = [row for row in found["settings"] if row["optimizer.lr"] == "0.01"]
+    low, high = stats.t.interval(0.95, 3, means[0.01].mean(), stats.sem(means[0.01]))
+    assert (row["n"], row["low"], row["high"]) == pytest.approx((12, low, high), rel=1e-6)
+
+
+def test_folds_of_one_seed_are_no_independent_runs():
+    """Chance alone wins too often over folds if nothing is corrected: their training rows are mostly the same."""
+    d = [0.3, 0.1, 0.25, 0.2, 0.05]
+    found = statistics.difference(d, [0.0] * 5, overlap=1 / 4)
+    assert (found.p, found.summary.low, found.summary.high) == pytest.approx(corrected(d, k=5), rel=1e-9)
+    assert found.p > stats.ttest_rel(d, [0.0] * 5).pvalue
 
 
 def test_a_fold_is_no_seed_in_what_is_said(stocked, capsys):

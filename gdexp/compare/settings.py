@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gdexp.compare.selection import Selection
-from gdexp.compare.statistics import Summary, summary
+from gdexp.compare.statistics import LEAST, Summary, summary
 from gdexp.tracking.reader import Reader, Row
 
 RATE = "optimizer.lr"
@@ -30,6 +30,11 @@ class Setting(NamedTuple):
     def lost(self) -> int:
         """How many runs have no value, which is worse than any."""
         return self.diverged + self.nan
+
+    @property
+    def folds(self) -> int:
+        """How many folds the rows were dealt into, of which runs may be some; 0: they weren't."""
+        return _folds(self.rows)
 
     @property
     def name(self) -> str:
@@ -62,6 +67,40 @@ class Repetitions(NamedTuple):
         return name + "s" * (count != 1)
 
 
+class Units(NamedTuple):
+    """Numbers by what they are counted by in a test.
+
+    Args:
+        values: by seed, by fold, or by both.
+        overlap: test rows by training rows, 1 / (k − 1), over k folds; 0: the numbers are independent.
+        averaged: folds that each number is the mean of; 0: it is that of a run.
+    """
+
+    values: dict[str, float]
+    overlap: float = 0.0
+    averaged: int = 0
+
+
+def units(values: Mapping[str, float], folds: int) -> Units:
+    """Return means over the folds, where enough seeds have all of them, else the numbers of the runs.
+
+    Args:
+        values: by seed and fold.
+        folds: into which the rows were dealt.
+    """
+    by_seed: dict[str, dict[str, float]] = {}
+    for repeat, value in values.items():
+        seed, _, fold = repeat.partition(_OF_FOLD)
+        by_seed.setdefault(seed, {})[fold] = value
+    seen = {fold for own in by_seed.values() for fold in own}
+    if len(seen) < 2:
+        return Units(dict(values))
+    whole = {seed: sum(own.values()) / len(own) for seed, own in by_seed.items() if own.keys() == seen}
+    if len(whole) >= LEAST:
+        return Units(whole, averaged=len(seen))
+    return Units(dict(values), overlap=1 / (max(folds, len(seen)) - 1))
+
+
 def settings(found: Selection) -> list[Setting]:
     """Gather runs, the best setting first; those with runs that diverged or ended in NaN come last."""
     keys = [key for key in found.params if key not in ("seed", FOLD)]
@@ -87,11 +126,19 @@ def _setting(params: Mapping[str, str | None], repeats: Mapping[str, Row], found
         rows,
         values,
         sum(r.outcome == "diverged" for r in rows),
-        summary(list(values.values())),
+        _summary(values, _folds(rows)),
         (min if found.least else max)(values.values(), default=math.nan),
         sum(times) / len(times) if times else math.nan,
         len(measured) - len(values),
     )
+
+
+def _summary(values: Mapping[str, float], folds: int) -> Summary:
+    """Return mean and deviation of all runs, and the interval of the mean by what they are counted by."""
+    all_runs, counted = summary(list(values.values())), units(values, folds)
+    s = summary(list(counted.values.values()), counted.overlap)
+    half = (s.high - s.low) / 2
+    return all_runs._replace(low=all_runs.mean - half, high=all_runs.mean + half)
 
 
 def by_rate(made: Sequence[Setting]) -> dict[str, list[tuple[float, Setting]]]:
@@ -133,6 +180,10 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _folds(rows: Sequence[Row]) -> int:
+    return min((int(number(row.params.get("data.folds")) or 0) for row in rows), default=0)
 
 
 def _order(repeat: str) -> list[float]:

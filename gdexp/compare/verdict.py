@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gdexp.compare.selection import Selection
-from gdexp.compare.settings import Repetitions, Setting
-from gdexp.compare.statistics import LEVEL, Difference, difference, holm, seeds_needed
+from gdexp.compare.settings import Repetitions, Setting, Units, units
+from gdexp.compare.statistics import LEAST, LEVEL, Difference, Summary, difference, holm, seeds_needed
 
-_LEAST_SEEDS = 3  # that both settings need for a test
 _MOST_FRESH = 30  # seeds in the line that confirms
-_FRESH = 5
+_FRESH = 5  # runs of each setting in it, at least
 
 
 class Verdict(NamedTuple):
@@ -21,7 +20,7 @@ class Verdict(NamedTuple):
         winner: whether the first is better than chance explains.
         provisional: it was picked from several.
         p: of the paired t test, corrected for the number of comparisons (Holm); NaN without a test.
-        difference: of the first two, over their common seeds.
+        difference: of the first two, over their common seeds or folds.
         fresh: seeds that would confirm it.
     """
 
@@ -50,22 +49,54 @@ def verdict(found: Selection, made: Sequence[Setting]) -> Verdict:
     provisional = len(good) > 2
     wins = p < LEVEL and not first.lost
     text = _won(found, first, second, d, p, len(ps)) if wins else _open(found, first, second, d, p)
-    fresh = _fresh(first, second, None if wins else seeds_needed(d.summary))
+    fresh = _fresh(first, second, 0 if wins else _missing(first, second, d.summary, LEVEL) or 0)
     if provisional and wins:
         text += f" It was picked from {len(good)} settings, so it is provisional until fresh seeds confirm it."
     return Verdict(text, wins, provisional, p, d, fresh)
 
 
-def _difference(first: Setting, second: Setting, ranks: bool = False) -> Difference:
+def _common(first: Setting, second: Setting) -> tuple[Units, Units]:
+    """Return the numbers of two settings over what both have."""
+    folds = min(first.folds, second.folds)
     common = [repeat for repeat in first.values if repeat in second.values]
-    pairs = [first.values[r] for r in common], [second.values[r] for r in common]
-    return difference(*pairs, ranks=ranks)
+    one, other = (units({r: setting.values[r] for r in common}, folds) for setting in (first, second))
+    return one, other
+
+
+def _difference(first: Setting, second: Setting, ranks: bool = False) -> Difference:
+    one, other = _common(first, second)
+    return difference(list(one.values.values()), list(other.values.values()), overlap=one.overlap, ranks=ranks)
+
+
+def _over(first: Setting, second: Setting) -> str:
+    """Say what the test is made over."""
+    counted = _common(first, second)[0]
+    shown = f"paired t test over {_counted(first, second)}"
+    if counted.averaged:
+        return f"{shown}, each the mean of {counted.averaged} folds"
+    return f"{shown}, corrected for the training rows that folds share" if counted.overlap else shown
+
+
+def _counted(first: Setting, second: Setting) -> str:
+    counted = _common(first, second)[0]
+    n = len(counted.values)
+    return f"{n} common {'seeds' if counted.averaged else Repetitions.of(first, second).noun(n)}"
+
+
+def _missing(first: Setting, second: Setting, d: Summary, level: float) -> int | None:
+    """Return how many seeds would be needed beside those that there are; None: more than anybody trains."""
+    counted, folds = _common(first, second)[0], Repetitions.of(first, second).folds
+    if (needed := seeds_needed(d, level)) is None:
+        return None
+    if counted.averaged or not folds:
+        return max(1, needed - d.n)
+    least = LEAST * folds if counted.overlap else 0  # further seeds are tested by their means over the folds
+    return math.ceil(max(1, needed - d.n, least - d.n) / folds)
 
 
 def _won(found: Selection, first: Setting, second: Setting, d: Difference, p: float, tests: int) -> str:
     corrected = f" after Holm's correction for {tests} comparisons" if tests > 1 else ""
-    n, repeats = d.summary.n, Repetitions.of(first, second)
-    how = f"paired t test over {n} common {repeats.noun(n)}, p = {_p(p)}{corrected}{_ranks(d)}"
+    how = f"{_over(first, second)}, p = {_p(p)}{corrected}{_ranks(d)}"
     return f"{first.name} is better than {second.name}: {_by(found, d)} ({how})."
 
 
@@ -73,30 +104,29 @@ def _open(found: Selection, first: Setting, second: Setting, d: Difference, p: f
     ahead = f"{first.name} is ahead of {second.name}"
     n, repeats = d.summary.n, Repetitions.of(first, second)
     if n == 0:
-        return f"Can't tell: {ahead}, but they have no {repeats.noun(1)} in common; {_LEAST_SEEDS} are needed."
+        return f"Can't tell: {ahead}, but they have no {repeats.noun(1)} in common; {LEAST} are needed."
     if n > 1 and d.summary.mean == 0 == d.summary.deviation:
-        return f"Can't tell: {first.name} and {second.name} end alike at all of {n} common {repeats.noun(n)}."
-    if n < _LEAST_SEEDS:
+        return f"Can't tell: {first.name} and {second.name} end alike at all of {_counted(first, second)}."
+    if n < LEAST:
         few = f"one {repeats.noun(1)} doesn't" if n == 1 else f"{n} {repeats.noun(n)} don't"
-        by = f"{abs(d.summary.mean):.3g}"
-        doubt = f"{few} say whether that is chance; at least {_more(_LEAST_SEEDS - n, repeats)}"
+        by, more = f"{abs(d.summary.mean):.3g}", math.ceil((LEAST - n) / (repeats.folds or 1))
+        doubt = f"{few} say whether that is chance; at least {_more(more, repeats)}"
         return f"Can't tell: {ahead} by {by}, but {doubt}."
-    seen = f"{_by(found, d)}, paired t test over {n} common {repeats.noun(n)} p = {_p(d.p)}{_ranks(d)}"
+    seen = f"{_by(found, d)}, {_over(first, second)}, p = {_p(d.p)}{_ranks(d)}"
     if first.lost:
         how = "diverged" if first.diverged else "ended in NaN"
         return f"Can't tell: {ahead}, but {first.diverged or first.nan} of its runs {how} ({seen})."
-    needed = seeds_needed(d.summary, LEVEL * d.p / p if p else LEVEL)
-    if needed is None:
+    missing = _missing(first, second, d.summary, LEVEL * d.p / p if p else LEVEL)
+    if missing is None:
         return f"Can't tell: {ahead}, but no number of {repeats.noun(2)} that anybody trains would show it ({seen})."
-    return f"Can't tell: {ahead}, but chance may explain it ({seen}); about {_more(max(1, needed - n), repeats)}."
+    return f"Can't tell: {ahead}, but chance may explain it ({seen}); about {_more(missing, repeats)}."
 
 
-def _fresh(first: Setting, second: Setting, needed: int | None) -> list[int]:
-    """Return seeds that neither setting has had, for as many runs as are needed."""
+def _fresh(first: Setting, second: Setting, missing: int) -> list[int]:
+    """Return seeds that neither setting has had, as many as are needed."""
     used = Repetitions.of(first, second)
     begin = max(used.seeds, default=-1) + 1
-    runs = max(_FRESH, (needed or 0) - len(first.values))
-    return list(range(begin, begin + min(math.ceil(runs / (used.folds or 1)), _MOST_FRESH)))
+    return list(range(begin, begin + min(max(missing, math.ceil(_FRESH / (used.folds or 1))), _MOST_FRESH)))
 
 
 def _by(found: Selection, d: Difference) -> str:
@@ -115,7 +145,6 @@ def _p(p: float) -> str:
 
 
 def _more(count: int, repeats: Repetitions) -> str:
-    """Say how many further runs of each setting are needed."""
+    """Say how many further seeds of each setting are needed."""
     each = f", each on {repeats.folds} folds" if repeats.folds else ""
-    count = math.ceil(count / (repeats.folds or 1))
     return f"{count} more seed{'s are' if count != 1 else ' is'} needed{each}"
