@@ -56,7 +56,7 @@ def check(db: Path) -> list[Finding]:
     Returns:
         what was found, then a line for the whole.
     """
-    if not db.exists():
+    if not db.exists() and not store.is_there(db):
         raise Refusal(f"no store at {db}")
     found: list[Finding] = []
     with closing(_connection(db)) as connection:
@@ -156,7 +156,7 @@ def _file(name: str | None) -> Path:
 
 def _known(db: Path) -> Tables:
     """Open a store that is there and whose tables are known."""
-    if not db.is_file():
+    if not store.is_there(db):
         raise Refusal(f"no store at {db}")
     if (found := revision(db)) not in KNOWN:
         raise Refusal(_of_another_version(db, found))

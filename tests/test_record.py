@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 import gdexp
+from gdexp.compare import main as compare
+from gdexp.config.refusal import Refusal
+from gdexp.rerun import rerun
+from gdexp.resume import resume
+from gdexp.store import main as store
 from gdexp.tracking.sqlite import Tables
 
 SCRIPT = Path(__file__).with_name("attacked.py")
@@ -197,6 +203,57 @@ def test_server_whose_artifacts_cannot_be_written(stocked, server, gdexp_run):
     artifacts.unlink()
     assert gdexp_run("sync", "--to", server.uri, module="gdexp.store").stdout.startswith("1 runs")
     assert gdexp.load(run["run_id"], uri=server.uri)
+
+
+COMMANDS = {
+    "check": lambda run_id: store(["check", "mlflow.db"]),
+    "sync": lambda run_id: store(["merge", "mlflow.db", "other.db"]),
+    "compare": lambda run_id: compare([run_id]),
+    "runs": lambda run_id: gdexp.runs(),
+    "load": lambda run_id: gdexp.load(run_id),
+    "resume": lambda run_id: resume([run_id]),
+    "rerun": lambda run_id: rerun([run_id]),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "lost"),
+    [*((command, "store") for command in COMMANDS), ("check", "all"), ("check", "renamed"), ("runs", "renamed")],
+)
+def test_every_command_takes_in_what_was_kept_for_a_store_that_is_gone(stocked, cache, capsys, command, lost):
+    """They once said that there is no store, and the run that they could have had stayed where it was."""
+    folder = stocked / "study"
+    folder.mkdir()
+    shutil.copy("mlflow.db", folder)
+    harm = {
+        "store": "[p.unlink() for p in Path.cwd().glob('mlflow.db*')]",
+        "all": "[p.unlink() for p in Path.cwd().glob('mlflow.db*')]; shutil.rmtree('mlruns')",
+        "renamed": "Path.cwd().rename(Path.cwd().with_name('away'))",
+    }
+    (folder / "mishap.py").write_text(
+        f"import shutil\nfrom pathlib import Path\nmark = Path({str(stocked / 'mark')!r})\n"
+        f"def hook(epoch, model):\n    if mark.exists(): mark.unlink(); {harm[lost]}\n"
+    )
+    (stocked / "mark").touch()
+    os.chdir(folder)
+    with pytest.raises(Refusal, match="is kept in") as said:
+        gdexp.launch(["trainer.epochs=4", "trainer.on_epoch=[mishap.hook]"])
+    run_id = re.search("gdexp-kept-([0-9a-f]+)", str(said.value))[1]
+    os.chdir(stocked)
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    if lost == "renamed":
+        shutil.copy("../away/mishap.py", ".")
+    refused = ""
+    try:
+        COMMANDS[command](run_id)
+    except (SystemExit, Refusal) as end:
+        refused = str(end)
+    shown = capsys.readouterr()
+    assert "no store" not in refused + shown.err and "no run" not in refused + shown.err
+    assert f"gdexp-kept-{run_id}" in shown.out + shown.err
+    found = dict(zip(gdexp.runs().run_id, gdexp.runs().status, strict=True))
+    assert found[run_id] == "FINISHED" and gdexp.load(run_id)
 
 
 @pytest.mark.slow

@@ -145,11 +145,11 @@ def again(config: Mapping[str, Any], run_id: str, name: str, tags: Mapping[str, 
         Refusal: the store is none that is written directly, or the run is still running.
     """
     from gdexp.tracking.recorder import ArtifactsElsewhere, Recorder
-    from gdexp.tracking.store import database, opened, store_uri
+    from gdexp.tracking.store import database, is_there, opened, store_uri
     from gdexp.tracking.whole import Begun
 
     db = database(store_uri(config["uri"]))
-    tables = opened(db) if db is not None and db.is_file() else None
+    tables = opened(db) if db is not None and is_there(db) else None
     if tables is None:
         raise Refusal("a run goes on in the SQLite store where it was begun: name it by tracking.uri=sqlite:///…")
     try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.frame import Result
 from gdexp.tracking.reader import Which, reading
-from gdexp.tracking.store import database
+from gdexp.tracking.store import database, is_there
 
 
 def finished(uri: str, experiment: str, *, direct: bool, extremes: Sequence[str] = ()) -> dict[str, list[Result]]:
@@ -18,7 +18,7 @@ def finished(uri: str, experiment: str, *, direct: bool, extremes: Sequence[str]
         extremes: metrics of which the smallest and the largest value are wanted.
     """
     db = database(uri)
-    if db is not None and not db.exists():
+    if db is not None and not is_there(db):
         return {}
     try:
         with reading(uri, direct=direct) as reader:

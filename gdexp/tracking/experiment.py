@@ -35,9 +35,10 @@ def _name(uri: str, number: str) -> str | None:
     """Return the name of an experiment in a store, None if there is none of that id."""
     from gdexp.tracking.client import is_sick
     from gdexp.tracking.snapshot import readable
+    from gdexp.tracking.store import is_there
 
     if (db := database(uri)) is not None:
-        if not db.is_file():
+        if not is_there(db):
             return None
         with readable(db) as tables:
             if tables is not None:

@@ -103,13 +103,22 @@ def waiting(store: Path) -> Iterator[Path]:
     """Yield the files that were kept for a store."""
     yield from store.absolute().parent.glob("gdexp-kept-*.db")
     for path in (user_cache() / "kept").glob("gdexp-kept-*.db"):
-        try:
-            with closing(Tables(path)) as tables:
-                meant = tables.select("SELECT store FROM kept_for")
-        except sqlite3.Error:
-            continue
-        if meant == [(str(store.absolute()),)]:
+        if _meant(path) == [store.absolute()]:
             yield path
+
+
+def is_meant(path: Path, store: Path) -> bool:
+    """Say whether a kept file can be read and is one for a store of that name."""
+    return [there.name for there in _meant(path)] == [store.name]
+
+
+def _meant(path: Path) -> list[Path]:
+    """Return the store that a file was kept for; none where it can't be read."""
+    try:
+        with closing(Tables(path)) as tables:
+            return [Path(name) for (name,) in tables.select("SELECT store FROM kept_for")]
+    except (sqlite3.Error, ValueError, TypeError):
+        return []
 
 
 def _take(source: Tables, target: Tables) -> list[str]:

@@ -15,7 +15,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
 from gdexp.tracking import endings, kept
 from gdexp.tracking.sqlite import Tables, to_read
-from gdexp.tracking.store import Unwritable, database, fold_in, follow_move, is_known, of_file, opened
+from gdexp.tracking.store import Unwritable, database, fold_in, follow_move, is_known, is_there, of_file, opened
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def by_client(uri: str) -> Iterator[str]:
 
 
 def _check(db: Path) -> None:
-    if not db.is_file():
+    if not is_there(db):
         raise Refusal(f"no store at {db}: run something first, or name another by its URI")
 
 

@@ -71,6 +71,23 @@ def _heal(tables: Tables) -> None:
         warn(f"{line}")
 
 
+def is_there(db: Path) -> bool:
+    """Say whether there is a store; one that is lost, though a run was kept for it, is made anew with that run.
+
+    Raises:
+        Unwritable: a run was kept for it, and nothing can be written there.
+    """
+    if db.is_file():
+        return True
+    if db.exists() or not any(kept.is_meant(path, db) for path in kept.waiting(db)):
+        return False
+    ensure(db)
+    with closing(Tables(db)) as tables:
+        for finding in kept.take_in(tables):
+            warn(finding.line)
+    return db.is_file()
+
+
 def is_known(db: Path | Tables) -> bool:
     """Say whether a store's tables may be used directly."""
     if os.environ.get("GDEXP_PLAIN") == "1":
