@@ -103,6 +103,8 @@ def _programs(
                 own_configs = [config for config, own in zip(configs[some], ours, strict=True) if own]
                 first = first if own_configs[0] is configs[0] else build(own_configs[0], jobs[0].options, loaded)
                 yield members, train_as_one(first, own_configs, jobs[0].options, loaded, shared)
+                if lost := shared.put_back():
+                    raise Apart(f"{lost} can't be put back")
             begin += size
     except Few:
         return
@@ -118,13 +120,11 @@ def _put_back(shared: "Shared", progress: "SweepProgress | None") -> None:
     """Let the next run begin with what the user's files say, as in a process of its own."""
     from gdexp.config import modules
 
-    there = all(map(modules.imported, shared.roots))
-    if progress is None and not there:
-        return  # of a single run; what the host imported itself is the host's
-    if lost := shared.put_back():
-        modules.forget()
-        if not there and progress is not None:
-            progress.note_once(f"{lost} can't be put back: the next run begins with it as the last one left it")
+    if progress is None:
+        if all(map(modules.imported, shared.roots)):  # what the host of a single run imported is the host's
+            shared.begin_anew()
+    elif lost := shared.begin_anew():
+        progress.note_once(f"{lost} can't be put back: the next run begins with it as the last one left it")
 
 
 def _without(jobs: Sequence["Job"], members: Sequence["Job"]) -> list["Job"]:

@@ -105,9 +105,10 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
             how = stacked[0]
         except Apart as reason:
             say(f"The run was trained in a stack, which can't be had now: {reason}")
-            shared.put_back()
+            if lost := shared.begin_anew():
+                say(f"{lost} can't be put back: the run begins with it as it is now")
             place = 0
-            parts = build(job.config, job.options, loaded)
+            parts = build(job.config, job.options)  # with its data: files may be imported anew
     runs, source = described([job], [own], how, provenance, identity, start)
     data = identity._replace(source=source)
     config = job.config["tracking"] | {"experiment": run.experiment, "uri": _store_for(run)}

@@ -32,6 +32,7 @@ def resume(words: Sequence[str]) -> None:
     prepare_process()
     from gdexp import tracking
     from gdexp.build import build
+    from gdexp.build.shared import of_config
     from gdexp.checkpoint import Checkpoints
     from gdexp.config.modules import local_modules
     from gdexp.session import End, Session, Unfit
@@ -41,6 +42,7 @@ def resume(words: Sequence[str]) -> None:
     _check_end(run, job.config)
     with local_modules():
         provenance = Provenance()
+        shared = of_config(job.config, hooks=True)
         parts = build(job.config, job.options)
         check_start(run, parts.start and parts.start.sha256)
         if changed := list(differences(run, job.config, parts.identity.sha256, provenance)):
@@ -67,6 +69,8 @@ def resume(words: Sequence[str]) -> None:
                             break
                         except Unfit as reason:
                             warn(f"checkpoint {name} is not used: {reason}")
+                            if lost := shared.begin_anew():  # what it set in modules
+                                warn(f"{lost} can't be put back: the run goes on with it as it is now")
                             parts = build(job.config, job.options)
             finally:
                 if ends:  # also where it is the record that went wrong

@@ -63,7 +63,11 @@ def train_as_one(first: Parts, configs: Sequence[Config], options: Options, load
     assert isinstance(parts.learner, Stack)
     last = rows.length(first.data, first.config["trainer"], "step")
     steps = {_STEPS * factor for factor in _CHECKED} | {last or 0}
-    parts.learner.witness = Again(lambda run: build(configs[run], options, loaded).learner, steps)
+    parts.learner.witness = Again(
+        make=lambda run: build(configs[run], options, loaded).learner,
+        steps=steps,
+        check=lambda: _check_shared(shared),
+    )
     return parts
 
 

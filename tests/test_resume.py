@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import gdexp
+from gdexp.config import modules
 from gdexp.resume import resume
 
 
@@ -369,3 +370,43 @@ def test_flipped_bytes_of_a_record_never_end_in_a_traceback(resumable, stocked, 
         except ValueError as refusal:
             assert len(str(refusal).splitlines()) == 1
         path.write_bytes(content)
+
+
+COUNTING = """
+import torch
+CALLS = {"n": 0}
+EPOCHS = []
+
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+    def forward(self, x):
+        CALLS["n"] += 1
+        return super().forward(x) * (1 + CALLS["n"] / 9)
+
+def after_epoch(epoch, model):
+    EPOCHS.append(epoch.epoch)
+    with torch.no_grad():
+        model.weight.mul_(1 - len(EPOCHS) / 99)
+"""
+
+
+def test_globals_that_a_refused_checkpoint_set_are_put_back(stocked, capsys):
+    (stocked / "counting.py").write_text(COUNTING)
+    words = ["data=sine", "model=custom", "model._target_=counting.Net", "loss=mse", "trainer.checkpoint_every=2"]
+    words += ["trainer.on_epoch=[counting.after_epoch]"]
+    [run_id] = gdexp.launch([*words, "trainer.epochs=2"]).run_id
+    [last] = stocked.glob(f"mlruns/*/{run_id}/artifacts/checkpoints/step-*.pt")
+    buffer = io.BytesIO()
+    torch.save(CONTENTS["text for session"](torch.load(last, weights_only=True)), buffer)
+    last.unlink()
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:32]
+    (last.parent / f"{last.name[:18]}{digest}.pt").write_bytes(buffer.getvalue())
+    capsys.readouterr()
+    modules.forget()  # as in a process of its own
+    resume([run_id, "trainer.epochs=4"])
+    shown = capsys.readouterr()
+    assert "goes on from the beginning" in shown.out and "is not used" in shown.err
+    modules.forget()
+    [whole] = gdexp.launch([*words, "trainer.epochs=4"]).run_id
+    assert torch.equal(weights(run_id)["weight"], weights(whole)["weight"])

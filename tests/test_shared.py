@@ -7,7 +7,7 @@ import pytest
 import gdexp
 
 OWN = """
-import functools, itertools
+import contextvars, functools, itertools
 from dataclasses import dataclass, field
 import torch
 from torch import nn
@@ -115,11 +115,42 @@ def naturals():
         yield n
 generator = naturals()
 class Generator(Numbered):
-    def forward(self, x):  # a look or a trial takes from it, and Python can't copy it
-        return self.a(x) / (1 + next(generator) % 7)
+    number = lambda self: next(generator)
+
+more = {"calls": 0}
+class GeneratorAndMore(Numbered):
+    def number(self):
+        next(generator)
+        more["calls"] += 1
+        return more["calls"]
+
+class OwnNameOfAGenerator(Numbered):
+    def __init__(self):
+        super().__init__()
+        self.numbers = generator
+    def number(self):
+        return next(self.numbers)
+
+def around(numbers):
+    return lambda: next(numbers)
+enclosed = around(naturals())
+class EnclosedGenerator(Numbered):
+    number = lambda self: enclosed()
+
+pair = naturals(), None
+class GeneratorInATuple(Numbered):
+    number = lambda self: next(pair[0])
+
+variable = contextvars.ContextVar("variable", default=0)
+variable.set(0)
+class Variable(Numbered):
+    def number(self):
+        variable.set(variable.get() + 1)
+        return variable.get()
 """
 KINDS = ["FunctionAttribute", "DefaultArgument", "DefaultOfAMethod", "Closure", "Cache", "AttributeOfAnObject"]
-KINDS += ["ListOfAnObject", "NewAttribute", "Count", "AttributeOfAnotherClass", "InATensor", "Patched"]
+KINDS += ["ListOfAnObject", "NewAttribute", "Count", "AttributeOfAnotherClass", "InATensor", "Patched", "Variable"]
+UNCOPIED = ["Generator", "GeneratorAndMore", "OwnNameOfAGenerator", "EnclosedGenerator"]
 
 
 def curve(run_id):
@@ -150,10 +181,37 @@ def test_state_outside_of_a_model_begins_anew_with_each_run(own, kind, capsys):
         assert curve(gdexp.launch([*words(kind), "optimizer.lr=0.1"]).run_id[0]) == wanted[-1]
 
 
-def test_state_that_cannot_be_copied_begins_anew_with_the_users_file(own):
-    first = gdexp.launch([*words("Generator"), "optimizer.lr=0.1"])
-    swept = gdexp.launch([*words("Generator"), "optimizer.lr=0.01,0.1", "sweep.stack=never"], multirun=True)
-    assert curve(swept.run_id[1]) == curve(first.run_id[0])
+@pytest.mark.parametrize("kind", UNCOPIED)
+def test_state_that_cannot_be_copied_begins_anew_with_the_users_file(own, kind):
+    """Neither the look before training nor another run takes a value away."""
+    wanted = curve(gdexp.launch([*words("Numbered"), "optimizer.lr=0.1"]).run_id[0])
+    assert curve(gdexp.launch([*words(kind), "optimizer.lr=0.1"]).run_id[0]) == wanted
+    swept = gdexp.launch([*words(kind), "optimizer.lr=0.01,0.1", "sweep.stack=never"], multirun=True)
+    assert curve(swept.run_id[1]) == wanted
+
+
+def test_what_a_look_changes_for_good_is_said(own, capsys):
+    gdexp.launch([*words("GeneratorInATuple"), "optimizer.lr=0.1"])
+    assert "own_shared.pair was changed when the model was tried" in capsys.readouterr().err
+
+
+def test_change_that_begins_after_the_trial_is_seen(own):
+    """It makes a difference between two looks at the stack only."""
+    late = """
+from pathlib import Path
+class Late(Numbered):
+    def forward(self, x):
+        if any(Path().glob("mlruns/*/*")):  # once a run is recorded
+            state.calls += 1
+        return self.a(x) * (1 + (state.calls > 45))
+"""
+    (own / "own_late.py").write_text(OWN + late)
+    own_words = [word.replace("own_shared.", "own_late.") for word in words("Late")]
+    own_words.append("trainer.epochs=90")
+    rates = ["0.01", "0.02", "0.05", "0.1"]
+    swept = gdexp.launch([*own_words, f"optimizer.lr={','.join(rates)}"], multirun=True)
+    wanted = [gdexp.launch([*own_words, f"optimizer.lr={rate}"]).run_id[0] for rate in rates]
+    assert [curve(run) for run in swept.run_id] == [curve(run) for run in wanted]
 
 
 @pytest.mark.parametrize("held", ["torch.zeros(200_000)", "np.zeros(200_000)"])

@@ -33,13 +33,13 @@ def initialize(tried: Tried, data: TensorData) -> None:
     model = tried.model
     if not any(map(_is_lazy, model.modules())):
         return
-    trial = tried.copy()[0].train()
     calls: dict[str, tuple[tuple[Any, ...], Mapping[str, Any], Tensor]] = {}
-    for name, module in trial.named_modules():
-        if _is_lazy(module):
-            note = _noting(calls, name)
-            module.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
     with untouched(model):
+        trial = tried.copy()[0].train()
+        for name, module in trial.named_modules():
+            if _is_lazy(module):
+                note = _noting(calls, name)
+                module.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
         _first_pass(trial, tried, data)
     modules = dict(model.named_modules())
     for name, (arguments, named, state) in calls.items():

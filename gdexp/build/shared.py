@@ -6,6 +6,8 @@ is to begin with what the file said, as in a process of its own.
 
 import copy
 import functools
+import io
+import itertools
 import pickle
 import sys
 import types
@@ -14,14 +16,15 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdexp.build import contents, kinds
-from gdexp.config import targets
+from gdexp.build import contents, kinds, nodes
+from gdexp.config import modules, targets
 
 _LARGE = 100_000  # numbers in an array that is kept; of a larger one it is only seen that it changed
 _MANY = 10_000  # members of a container that is kept: beyond, it holds data rather than a state
@@ -43,6 +46,7 @@ class _Node(NamedTuple):
         kind: of `_kind`.
         before: what it held when it was noted: labels and children, or what `_mark` gives.
         spare: another object that gives what this one would have given; None: there is none.
+        stays: whether no other object can be put in its place, as in a tuple.
     """
 
     name: str
@@ -50,6 +54,7 @@ class _Node(NamedTuple):
     kind: str
     before: Any
     spare: Any = None
+    stays: bool = False
 
 
 class Shared:
@@ -61,31 +66,81 @@ class Shared:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.roots = sorted(name for name in set(names) if kinds.users(name))
+        self._note()
+
+    def _note(self) -> None:
+        """Note how everything is now."""
         self._known = set(sys.modules)
         self._nodes: dict[int, _Node] = {}
+        self._lent: dict[int, Any] = {}  # by the id of an iterator: another that gives what it would have given
+        self._drawn: set[int] = set()  # ids of those of which something was taken
         waiting = deque((name, sys.modules[name]) for name in self.roots)
         while waiting:
             waiting.extend(self._noted(*waiting.popleft()))
+        tuples = [node for node in self._nodes.values() if node.kind == "tuple"]
+        for place in {id(child) for node in tuples for _, child in node.before} & self._nodes.keys():
+            self._nodes[place] = self._nodes[place]._replace(spare=None, stays=True)
 
     def changed(self) -> str:
         """Return the name of something that isn't as it was; nothing if all is."""
         return next((name for node in self._nodes.values() if (name := _difference(node))), "")
 
-    def put_back(self) -> str:
-        """Give everything what it had; return the name of something that has no way back, if there is one."""
+    def lend(self) -> None:
+        """Put others in the place of iterators that Python can't copy: what is taken of them, `put_back` gives back."""
+        others = {}
+        for place, node in self._nodes.items():
+            if (
+                node.kind == "opaque"
+                and node.spare is None
+                and not node.stays
+                and not isinstance(node.value, io.IOBase)
+            ):
+                others[place], self._lent[place] = itertools.tee(self._taken(node.value))
+        self._exchange(others)
+
+    def _taken(self, value: Iterator[Any]) -> Iterator[Any]:
+        for one in value:
+            self._drawn.add(id(value))
+            yield one
+
+    def _exchange(self, others: Mapping[int, Any]) -> None:
+        """Put other objects, by the ids of those that were there, in the place of these."""
+        for node in self._nodes.values() if others else ():
+            if node.kind not in _WHOLE and any(id(child) in others for _, child in node.before):
+                _put_back(node, others)
+
+    def put_back(self, *namespaces: dict[str, Any]) -> str:
+        """Give everything what it had; return the name of something that has no way back, if there is one.
+
+        Args:
+            namespaces: further ones, which get what takes the place of an iterator that has moved.
+        """
         for name in set(sys.modules) - self._known:
             if kinds.users(name):  # what it holds isn't known; the next run imports it anew
                 del sys.modules[name]
         changed = [(node, name) for node in self._nodes.values() if (name := _difference(node))]
-        if not changed:
-            return ""
-        spares = {id(node.value): node.spare for node, _ in changed if node.spare is not None}
-        lost = next((name for node, name in changed if node.spare is None and not _put_back(node)), "")
-        for node in self._nodes.values() if spares else ():
-            _put_back(node, spares)
+        spares = {place: self._lent[place] for place in self._drawn}
+        lost = []
+        for node, name in changed:
+            place = id(node.value)
+            if node.spare is not None:
+                spares[place] = node.spare
+            elif place not in self._lent and not _put_back(node):
+                lost.append(name)
+        self._exchange(spares)
+        for namespace in namespaces if spares else ():
+            namespace.update({name: spares[id(value)] for name, value in namespace.items() if id(value) in spares})
         if spares:
-            self.__init__(self.roots)  # type: ignore[misc]
-        return lost
+            self._note()
+        return lost[0] if lost else ""
+
+    def begin_anew(self) -> str:
+        """Put everything back, or let the files be imported anew; return the name of something that stays changed."""
+        are_ours = all(map(modules.imported, self.roots))
+        lost = self.put_back()
+        if lost:
+            modules.forget()
+        return "" if are_ours else lost
 
     def _noted(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Note an object; yield what it leads to, each with its name."""
@@ -102,9 +157,15 @@ class Shared:
             yield getattr(other, "__qualname__", getattr(other, "__name__", name)), other
 
 
-def of_config(config: Mapping[str, Any]) -> Shared:
-    """Return what the runs with such a config share; hooks, which only look on, are left out."""
+def of_config(config: Mapping[str, Any], *, hooks: bool = False) -> Shared:
+    """Return what the runs with such a config share.
+
+    Args:
+        config: of one of them.
+        hooks: whether those of `trainer.on_epoch`, which only look on, count, too.
+    """
     names = list(_named({k: v for k, v in config.items() if k != "trainer"}))
+    names += config["trainer"]["on_epoch"] if hooks else []
     return Shared(home for name in names for home in _home(name))
 
 
@@ -157,6 +218,7 @@ _NAMES: dict[Any, str] = {
     np.ndarray: "array",
     _CACHE: "cache",
     types.CellType: "cell",
+    ContextVar: "variable",
     types.MethodType: "method",
     functools.partial: "partial",
     **dict.fromkeys(_WRAPPERS, "wrapper"),
@@ -179,6 +241,8 @@ def _items(kind: str, value: Any) -> kinds.Items | None:
             return [("", value.cell_contents)]
         except ValueError:  # nothing is in it yet
             return []
+    if kind == "variable":
+        return nodes.items(nodes.Node(value, kind, None))
     if kind in ("list", "tuple", "deque", "set"):
         return list(enumerate(value))
     if kind == "dict":
@@ -295,7 +359,7 @@ def _put_back(node: _Node, spares: Mapping[int, Any] = types.MappingProxyType({}
         return _written(value, node.before)
     elif kind == "cache":
         value.cache_clear()
-    elif kind in _WHOLE:
+    elif kind in _WHOLE or (kind == "variable" and not node.before):
         return False
     else:
         _fill(kind, value, [(label, spares.get(id(child), child)) for label, child in node.before])
@@ -320,6 +384,8 @@ def _fill(kind: str, value: Any, items: kinds.Items) -> None:
         kinds.fill(value, items)
     elif kind == "object":
         kinds.set_attributes(value, items)
+    elif kind == "variable":
+        value.set(items[0][1])
     elif kind == "cell":
         if items:
             value.cell_contents = items[0][1]
@@ -336,6 +402,8 @@ def _fill(kind: str, value: Any, items: kinds.Items) -> None:
 def _twin(value: Any) -> Any:
     """Return an iterator that gives what another one would, None where Python has no way."""
     with suppress(Exception), warnings.catch_warnings(action="ignore"):
+        if hasattr(value, "__copy__"):  # of itertools.tee
+            return copy.copy(value)
         if type(value).__module__ == "itertools":
             return copy.deepcopy(value)
     return None

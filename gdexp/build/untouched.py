@@ -15,6 +15,7 @@ from torch import nn
 
 from gdexp.build.shared import Shared
 from gdexp.data.generators import put_back
+from gdexp.lines import warn
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, Counter, defaultdict)
 _LARGEST = 10_000  # items of a container that is kept: beyond, it holds data rather than a state
@@ -32,7 +33,9 @@ def untouched(*parts: Any) -> Iterator[None]:
     """
     pieces = [piece for part in parts for piece in _pieces(part)]
     homes = {home for piece in pieces if not _is_known(home := _home(piece))}
-    kept: list[Callable[[], object]] = [Shared(homes).put_back]
+    shared = Shared(homes)
+    shared.lend()
+    kept: list[Callable[[], object]] = []
     if homes or any(map(_is_hooked, pieces)):
         kept += [_kept(vars(piece)) for piece in pieces if hasattr(piece, "__dict__")]
     threads = torch.get_num_threads()
@@ -44,6 +47,8 @@ def untouched(*parts: Any) -> Iterator[None]:
         torch.set_num_threads(threads)
         for restore in kept:
             restore()
+        if lost := shared.put_back(*(vars(piece) for piece in pieces if hasattr(piece, "__dict__"))):
+            warn(f"{lost} was changed when the model was tried before training, and there is no way back")
 
 
 def _pieces(part: Any) -> list[Any]:

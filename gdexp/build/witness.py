@@ -27,13 +27,14 @@ class Again:
     Args:
         make: the learner of a run alone, by its number.
         steps: at which a run is looked at, each time another one.
+        check: called at these steps, refuses a change of what all runs share.
 
     Raises:
-        Apart: in `after`, they differ.
+        Apart: in `before` and `after`, they differ, or they share something that changes.
     """
 
-    def __init__(self, make: Callable[[int], Any], steps: Collection[int]) -> None:
-        self._make, self._due = make, frozenset(steps)
+    def __init__(self, make: Callable[[int], Any], steps: Collection[int], check: Callable[[], None]) -> None:
+        self._make, self._due, self._check = make, frozenset(steps), check
         self._step, self._times = 0, 0
         self._first: tuple[Tensor, Tensor] | None = None  # sizes of the loss and of all gradients, by run
         self._seen: tuple[int, OneRun, Mapping[str, Tensor], OneRun] | None = None
@@ -42,7 +43,10 @@ class Again:
         """Make the step of one run, if it is time."""
         self._step += 1
         self._seen = None
-        if self._step not in self._due or stack.device.type != "cpu":
+        if self._step not in self._due:
+            return
+        self._check()
+        if stack.device.type != "cpu":
             return
         place = (7 * self._times) % len(stack.runs)
         self._times += 1
@@ -59,6 +63,8 @@ class Again:
 
     def after(self, stack: Stack, measures: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         """Compare the stack's step with it."""
+        if self._step in self._due:
+            self._check()
         if self._first is None:
             each = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients.values()]
             norms = torch.linalg.vector_norm(torch.stack(each), dim=0) if each else measures["train_loss"]
