@@ -14,7 +14,6 @@ from gdexp.config import folders
 from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.config.secrets import hide
-from gdexp.config.trust import is_installed
 from gdexp.lines import note, warn
 
 # whose errors are of a file, an address or a word; their classes are known by name, so that nothing is imported
@@ -96,7 +95,7 @@ def is_of_users_code(error: BaseException) -> bool:
     """Say whether an error was raised in, or below, code that is neither installed nor Python's nor ours."""
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     told_apart = hasattr(error, "__notes__")  # of another process: its traceback is a note
-    return told_apart or any(file.endswith(".py") and not is_installed(Path(file)) for file in files)
+    return told_apart or any(file.endswith(".py") and not folders.is_installed(Path(file)) for file in files)
 
 
 def _check_folder() -> None:

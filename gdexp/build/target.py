@@ -10,12 +10,10 @@ from gdexp.build.fit import is_pair, sample, with_target
 from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData
 from gdexp.data.loading import Loader
-from gdexp.data.split import few_classes
+from gdexp.data.split import few_classes, too_many_classes
 from gdexp.losses import Target, meaning
 
 _FEWEST_A_CLASS = 5  # rows on average, below which floating whole numbers with gaps are a quantity
-
-_MOST_ALONE, _NEARLY_ALL = 10, 0.9  # numbers, and the share of rows with one of their own, that are no classes
 
 
 class _Case(NamedTuple):
@@ -112,7 +110,8 @@ def _labels(case: _Case) -> TensorData:
         raise Refusal(f"{case.name} needs at least two classes, but the target of {case.source} has {len(labels)}")
     ignored, number = getattr(case.loss, "ignore_index", None), len(labels)
     rows = sum(map(len, case.counted))
-    if highest - least + 1 > number > max(_MOST_ALONE, _NEARLY_ALL * rows):
+    has_gaps = number < highest - least + 1
+    if has_gaps and too_many_classes(number, rows):
         raise Refusal(
             f"{case.name} needs classes, but the target of {case.source} has {number} different numbers in {rows} "
             "rows: take a loss for numbers, such as mse; data.categories of a table makes classes of any"

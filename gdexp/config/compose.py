@@ -61,13 +61,15 @@ def compose(
         parsed = parse(overrides)
         with _hydra():
             whole = hydra_compose("config", _fixed(parsed), return_hydra_config=True)
-            if hosted and (unheard := _unheard(parsed, whole.hydra)):
+            hydras = _hydras(parsed, whole.hydra)
+            unheard = [line for line in hydras if not re.match(_HEARD, line.lstrip("+~"))]
+            if hosted and unheard:
                 raise Refusal(
-                    f"`{unheard}` is for the command line: launch trains in this process, in its folder; "
+                    f"`{unheard[0]}` is for the command line: launch trains in this process, in its folder; "
                     "start python -m gdexp.run for it"
                 )
             if defer:
-                if _is_hydras(parsed, whole.hydra):
+                if hydras or whole.hydra.output_subdir:
                     return []
                 HydraConfig.instance().set_config(whole)  # for ${hydra:…}
             if multirun or whole.hydra.mode == RunMode.MULTIRUN:
@@ -81,23 +83,17 @@ def compose(
         raise explain(error, overrides) from error
 
 
-def _is_hydras(parsed: Iterable[Override], node: Any) -> bool:
-    """Say whether a command line or a study sets anything of Hydra's own beside the sweep's parameters."""
-    typed = any(re.match(r"[+~]*hydra[./]", o.get_key_element()) for o in parsed)
-    launches = not str(node.launcher._target_).endswith(".BasicLauncher")
-    return bool(typed or launches or node.callbacks or node.job.env_set or node.job.chdir or node.output_subdir)
-
-
-def _unheard(parsed: Iterable[Override], node: Any) -> str | None:
-    """Return what a command line or a study sets of Hydra's own that only its main hears."""
-    for override in parsed:
-        key = override.get_key_element().lstrip("+~")
-        if re.match(r"hydra[./]", key) and not re.match(_HEARD, key):
-            return override.input_line
-    if not str(node.launcher._target_).endswith(".BasicLauncher"):
-        return f"hydra.launcher={node.launcher._target_}"
-    own = {"hydra.callbacks": node.callbacks, "hydra.job.env_set": node.job.env_set, "hydra.job.chdir": node.job.chdir}
-    return next((f"{key}={value}" for key, value in own.items() if value), None)
+def _hydras(parsed: Iterable[Override], node: Any) -> list[str]:
+    """Return what a command line or a study sets of Hydra's own, as KEY=VALUE."""
+    typed = [str(o.input_line) for o in parsed if re.match(r"[+~]*hydra[./]", o.get_key_element())]
+    launcher = str(node.launcher._target_)
+    own = {
+        "hydra.launcher": "" if launcher.endswith(".BasicLauncher") else launcher,
+        "hydra.callbacks": node.callbacks,
+        "hydra.job.env_set": node.job.env_set,
+        "hydra.job.chdir": node.job.chdir,
+    }
+    return typed + [f"{key}={value}" for key, value in own.items() if value]
 
 
 def _fixed(parsed: Iterable[Override]) -> list[str]:

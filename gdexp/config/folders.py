@@ -1,4 +1,7 @@
-"""The folders of our YAML files and of the user's. Imports nothing, so that every command can."""
+"""The folders of our YAML files, of the user's, and of installed code.
+
+Imports nothing, so that every command can.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -22,3 +25,19 @@ def user_dirs() -> list[Path]:
     """Return the `conf/` and `experiments/` of the current directory, if they aren't ours."""
     ours = (conf_dir(), studies_dir())
     return [p for p in (Path.cwd() / "conf", Path.cwd() / STUDIES) if p.is_dir() and p.resolve() not in ours]
+
+
+def is_installed(file: Path) -> bool:
+    """Say whether a module's file is an installed package's, Python's or gdexp's."""
+    place = file.resolve()
+    if any(part in ("site-packages", "dist-packages") for part in place.parts):
+        return True
+    return any(place.is_relative_to(other) for other in _of_python_and_gdexp())
+
+
+@cache
+def _of_python_and_gdexp() -> list[Path]:
+    import sysconfig
+
+    places = [Path(__file__).parents[1], *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
+    return [place.resolve() for place in places]

@@ -115,9 +115,7 @@ class _Finder:
 
     def _is_own(self, file: str | None) -> bool:
         place = Path(str(file)).absolute()
-        installed = {"site-packages", "dist-packages"} & set(place.parts)
-        ours = place.is_relative_to(Path(__file__).parents[1])
-        return not (installed or ours) and any(place.is_relative_to(p) for p in self._places)
+        return any(place.is_relative_to(p) for p in self._places) and not folders.is_installed(place)
 
 
 class _Loader(SourceFileLoader):

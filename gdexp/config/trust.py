@@ -4,20 +4,17 @@ A name is judged before anything is imported, by the file that its module would 
 to be is judged once more, since a name proves nothing: `torch.nn.functional.os.system` resolves.
 """
 
-import functools
 import importlib
 import importlib.util
 import os
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import gdexp
 from gdexp.config import folders, modules, targets
 from gdexp.config.refusal import Refusal
 
@@ -55,20 +52,6 @@ def artifact_folders() -> list[Path]:
     return [Path(name).absolute() for name in os.environ.get("GDEXP_ARTIFACTS", "").split(os.pathsep) if name]
 
 
-def is_installed(file: Path) -> bool:
-    """Say whether a module's file is an installed package's, Python's or gdexp's."""
-    place = file.resolve()
-    if any(part in ("site-packages", "dist-packages") for part in place.parts):
-        return True
-    return any(place.is_relative_to(other) for other in _of_python_and_gdexp())
-
-
-@functools.cache
-def _of_python_and_gdexp() -> list[Path]:
-    folders = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
-    return [folder.resolve() for folder in folders]
-
-
 def is_own(name: str, file: Path) -> bool:
     """Say whether a module is the user's own: found from the top of the current directory or of experiments/.
 
@@ -85,7 +68,7 @@ def is_own(name: str, file: Path) -> bool:
     place = file.resolve()
     if place.parent == folders.studies_dir().resolve():  # which may be installed
         return True
-    return not (is_installed(place) or _is_pythons(place) or _is_hidden(place) or _is_artifact(place))
+    return not (folders.is_installed(place) or _is_pythons(place) or _is_hidden(place) or _is_artifact(place))
 
 
 def _names(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -118,7 +101,7 @@ def may_be_imported(name: str) -> bool:
         return name.startswith(_OURS + _TORCHS)
     files = list(_files(parts))
     if name.startswith(_METRICS):
-        return bool(files) and all(is_installed(file) for _, file in files)
+        return bool(files) and all(folders.is_installed(file) for _, file in files)
     return bool(files) and all(is_own(module, file) for module, file in files)
 
 

@@ -9,9 +9,8 @@ from gdexp.config.refusal import nearest
 from gdexp.data.advice import line_of_names
 from gdexp.data.dialect import override
 from gdexp.data.numerals import misread
+from gdexp.data.split import too_many_classes
 from gdexp.data.table_file import Source, is_number, unneeded
-
-_MANY, _NEARLY_ALL = 10, 0.9  # texts, and the share of rows that have one of their own, that are no names of classes
 
 
 class Roles(NamedTuple):
@@ -95,7 +94,7 @@ def _check_classes(roles: Roles, frame: pd.DataFrame) -> None:
         return
     values = frame[name].dropna()
     different = values.nunique()
-    if different > _MANY and different >= _NEARLY_ALL * len(values):
+    if too_many_classes(different, len(values)):
         raise ValueError(
             f"`data.target`: {name!r} holds {different} different texts in {len(values)} rows ({example(values)}), too "
             f"many for classes: name another column, or add {override('categories', [*roles.categories, name])} if "

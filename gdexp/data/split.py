@@ -9,6 +9,9 @@ from gdexp.config.refusal import Refusal
 from gdexp.data import TensorData, Weighted
 from gdexp.data.partition import Plan, partition
 
+_ALWAYS = 10  # different values that may be classes in however few rows
+_NEARLY_ALL = 0.9  # share of the rows
+
 
 def rows(batch: Any) -> int:
     """Return the number of rows of a nest of tensors, the first dimension of each."""
@@ -45,6 +48,11 @@ def split(data: TensorData, **keys: Any) -> TensorData:
     return data._replace(
         train=take(train), val=take(val) if sizes[1] else data.val, test=take(test) if sizes[2] else data.test
     )
+
+
+def too_many_classes(different: int, rows: int) -> bool:
+    """Say whether values are no names of classes since nearly each row has one of its own."""
+    return different > _ALWAYS and different >= _NEARLY_ALL * rows
 
 
 def few_classes(data: TensorData, classes: int | None, ignored: int | None = None) -> list[str]:

@@ -190,9 +190,8 @@ def _typed(column: pd.Series, text: pd.Series, as_text: bool, dialect: Dialect) 
         return column.astype("boolean")
     if as_read(text[:_SAMPLE], dialect).notna().any():
         numbers = as_read(text, dialect)
-        if (
-            numbers.notna() | text.isna()
-        ).all():  # too large for a whole number of pandas', or grouped as it can't read
+        all_read = (numbers.notna() | text.isna()).all()
+        if all_read:  # pandas left them as text: too large for its whole numbers, or grouped in a way it can't read
             return numbers if pd.api.types.is_integer_dtype(numbers) else numbers.astype(float)
     return text
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from gdexp.config import literals, modules, secrets, trust
+from gdexp.config import folders, literals, modules, secrets
 from gdexp.config.refusal import Refusal
 
 _MAIN = "__main__"
@@ -84,10 +84,10 @@ def reached(config: Mapping[str, Any], also: Collection[str] = ()) -> Code:
         seen.add(name)
         if (file := _file(name)) is None and name != _MAIN:
             gone = getattr(sys.modules.get(name), "__file__", None)
-            if gone and not trust.is_installed(Path(gone)):
+            if gone and not folders.is_installed(Path(gone)):
                 unknown.append(f"{_here(Path(gone))} is gone")
             continue
-        if file is not None and trust.is_installed(file):
+        if file is not None and folders.is_installed(file):
             continue
         try:
             text, notes = _of_main(file, names, unknown) if name == _MAIN else _text(name, file, unknown)
@@ -146,7 +146,7 @@ def _file(name: str) -> Path | None:
         places = spec.submodule_search_locations if spec is not None else None
         if spec is None or (places is None and i + 1 < len(parts)):
             return None
-        if spec.origin is not None and trust.is_installed(Path(spec.origin)):
+        if spec.origin is not None and folders.is_installed(Path(spec.origin)):
             return None
     origin = spec.origin if spec is not None and spec.has_location else None
     return Path(origin).absolute() if origin and origin.endswith(".py") else None
@@ -172,6 +172,7 @@ def _of_host(module: ModuleType, file: Path, unknown: list[str]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _read(module: ModuleType, file: Path, launch: int) -> tuple[str, str | None]:
+    """Return the text of a file and the doubt about it; once a launch, whose number is only to tell the launches."""
     text = importlib.util.decode_source(file.read_bytes())
     return text, _doubt(module, file, text)
 

@@ -120,9 +120,12 @@ def environment_key(config: Mapping[str, Any], sweep: str | None) -> str:
     if tables is not None:
         with closing(tables):
             rows = tables.select("SELECT value FROM tags WHERE key=? ORDER BY run_uuid LIMIT 1", variables.TAG)
-        with suppress(ValueError, RecursionError):
-            return variables.read(str(rows[0][0]) if rows else "")[0]
-    return sha256(f"gdexp {sweep}".encode()).hexdigest()[:32] if sweep else os.urandom(16).hex()
+        if rows:
+            with suppress(ValueError, RecursionError):  # the tag is damaged
+                return variables.read(str(rows[0][0]))[0]
+    if sweep:
+        return sha256(f"gdexp {sweep}".encode()).hexdigest()[:32]
+    return os.urandom(16).hex()
 
 
 @functools.cache
