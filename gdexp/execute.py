@@ -6,7 +6,8 @@ from uuid import uuid4
 
 from gdexp import stop
 from gdexp.config.refusal import Refusal, TakenOver, Withdrawn
-from gdexp.terminal import SweepProgress, report, say
+from gdexp.lines import say
+from gdexp.terminal import SweepProgress, report
 from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _train(
         adopts = jobs[0].sweep is None
         record, ends, error = _recorded(parts, progress, runs=runs, study=study, data=data, adopts=adopts)
         if progress is None and ends:  # also where it is the record that went wrong
-            say(report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
+            say(*report(ends[0].outcome, ends[0].metrics, parts, runs[0].name, record))
     if error is not None:
         if progress is None and isinstance(error, Refusal):
             raise error

@@ -41,7 +41,7 @@ def show(error: BaseException) -> None:
     if (line := line_of(error)) is None:
         note(hide("".join(traceback.format_exception(error))).rstrip("\n"))
     else:
-        warn(f"{line}")
+        warn(*line.split("\n"))
 
 
 def line_of(error: BaseException) -> str | None:

@@ -1,6 +1,7 @@
 """Lines for the user. That they can't be printed never decides about anything else.
 
 A terminal may be full, closed, gone, or know no letters but ASCII's; a host may have none at all.
+What is printed may be a stranger's: nothing in a line moves the cursor or begins a line of its own.
 """
 
 import os
@@ -8,20 +9,27 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from gdexp.config.printable import printable
 
-def say(text: str) -> None:
-    """Print on the standard output."""
+
+def say(*lines: str) -> None:
+    """Print lines on the standard output."""
+    _print(sys.stdout, "\n".join(map(_line, lines)))
+
+
+def page(text: str) -> None:
+    """Print a text of many lines on the standard output, such as a table, whose foreign words are printable."""
     _print(sys.stdout, text)
 
 
-def warn(text: str) -> None:
-    """Print a line on the standard error that says whose it is."""
-    note(f"gdexp: {text}")
+def warn(*lines: str) -> None:
+    """Print lines on the standard error, of which the first says whose they are."""
+    _print(sys.stderr, "gdexp: " + "\n".join(map(_line, lines)))
 
 
 def note(text: str) -> None:
-    """Print on the standard error."""
-    _print(sys.stderr, text)
+    """Print on the standard error, maybe several lines, such as a traceback."""
+    _print(sys.stderr, printable(text, lines=True))
 
 
 def is_terminal() -> bool:
@@ -39,6 +47,11 @@ def finish() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             _give_up(stream)
+
+
+def _line(text: str) -> str:
+    """Return a text as one line."""
+    return printable(text, lines=True).replace("\n", "\\n")
 
 
 def _print(stream: Any, text: str) -> None:

@@ -21,8 +21,8 @@ from gdexp.again import (
     surroundings,
 )
 from gdexp.config.refusal import Refusal
+from gdexp.lines import say
 from gdexp.run import as_command, prepare_process
-from gdexp.terminal import say
 from gdexp.tracking.reading import Recorded, read
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def rerun(words: Sequence[str]) -> None:
     if run.tags.get("gdexp.git_dirty") == "true":
         diff = run.texts.get("git.diff", "").splitlines()
         say("The run was made with uncommitted code; what differed from its commit:")
-        say("\n".join(diff[:_SHOWN] + [f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN)))
+        say(*diff[:_SHOWN], *[f"… {len(diff) - _SHOWN} more lines"] * (len(diff) > _SHOWN))
     with local_modules():
         new, data, uri = _trained(run, job, provenance)
         changed, around = list(differences(run, job.config, data, provenance)), list(surroundings(run, provenance))
@@ -115,7 +115,7 @@ def _trained(run: Recorded, job: "Job", provenance: "Provenance") -> tuple[str, 
     with stop.watched():
         with tracking.start(config, runs, data=data) as record:
             ends = Session(parts, record if how == "plain" else _Only(record, len(parts.runs), place)).train()
-        say(report(ends[place].outcome, ends[place].metrics, parts, run.name, record))
+        say(*report(ends[place].outcome, ends[place].metrics, parts, run.name, record))
     return str(record.run_ids[0]), identity.sha256, record.uri
 
 

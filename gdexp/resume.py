@@ -7,7 +7,7 @@ from typing import Any
 from gdexp import stop
 from gdexp.again import check_start, differences, recorded, surroundings
 from gdexp.config.refusal import Refusal
-from gdexp.lines import warn
+from gdexp.lines import say, warn
 from gdexp.run import as_command, prepare_process
 from gdexp.tracking.reading import Recorded
 
@@ -36,7 +36,7 @@ def resume(words: Sequence[str]) -> None:
     from gdexp.checkpoint import Checkpoints
     from gdexp.config.modules import local_modules
     from gdexp.session import End, Session, Unfit
-    from gdexp.terminal import report, say
+    from gdexp.terminal import report
     from gdexp.tracking.provenance import Provenance
 
     _check_end(run, job.config)
@@ -74,7 +74,7 @@ def resume(words: Sequence[str]) -> None:
                             parts = build(job.config, job.options)
             finally:
                 if ends:  # also where it is the record that went wrong
-                    say(report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
+                    say(*report(ends[0].outcome, ends[0].metrics, parts, run.name, record))
 
 
 def _check_end(run: Recorded, config: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
-from gdexp.terminal import say
+from gdexp.lines import say
 from gdexp.tracking import begins, endings, kept, locks, places, store
 from gdexp.tracking.kept import Finding
 from gdexp.tracking.lacking import lacking
@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             lines = [f"an empty store is kept at {kept}" if (kept := store.template()) else "nothing can be kept here"]
         elif words.command == "check":
             findings = check(_file(words.store))
-            say("\n".join(finding.line for finding in findings))
+            say(*(finding.line for finding in findings))
             sys.exit(0 if all(finding.mended for finding in findings) else 1)
         elif words.command == "sync":
             lines = sync(_file(words.store), words.to)
         else:
             lines = merge(_file(words.source), _file(words.target))
-        say("\n".join(lines))
+        say(*lines)
 
 
 def check(db: Path) -> list[Finding]:

@@ -14,8 +14,9 @@ from gdexp.config.printable import cell
 from gdexp.config.refusal import Refusal, Refusals
 from gdexp.config.written import typed
 from gdexp.execute import execute
+from gdexp.lines import say
 from gdexp.session import DEFAULT_OBJECTIVES, ordered_by
-from gdexp.terminal import SweepProgress, failures_report, plan_report, say, sweep_report
+from gdexp.terminal import SweepProgress, failures_report, plan_report, sweep_report
 from gdexp.tracking.frame import Result
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def sweep(jobs: Sequence["Job"], words: Sequence[str], train: Train | None = Non
         jobs = [job._replace(sweep=same) for job in jobs]
         packs = packed(jobs)
     if node["plan"]:
-        say(plan_report(_planned(packs), set(done)))
+        say(*plan_report(_planned(packs), set(done)))
         return {}
     tracking.ready(jobs[0].config["tracking"])
     found: Found = dict(done)
@@ -319,6 +320,6 @@ def _report(jobs: Sequence["Job"], found: Found, seconds: float) -> None:
     results = [(job, found[job.number]) for job in jobs if job.number in found]
     good = [r for _, r in results if r.error is None]
     failed = [(job, r.error) for job, r in results if r.error is not None]
-    say(sweep_report(good, len(failed), jobs, _objective(found), seconds))
+    say(*sweep_report(good, len(failed), jobs, _objective(found), seconds))
     if failed:
         failures_report(failed)

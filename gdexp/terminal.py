@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gdexp import lines as shown_lines
 from gdexp.config import direction
 from gdexp.config.printable import printable
 from gdexp.failure import line_of, show
-from gdexp.lines import is_terminal, warn
+from gdexp.lines import is_terminal, say, warn
 from gdexp.tracking.address import of_file, without_password
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ class Bar:
             say(line)
             return
         try:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         except Exception:  # of a terminal that has gone away
             self._bar, self.wanted = None, False
             say(line)
@@ -170,8 +169,10 @@ def divergence_line(epoch: "Epoch", config: dict[str, Any]) -> str:
     return f"Diverged at epoch {epoch.epoch}: the loss is {epoch.train_loss:.4g}; {remedy}."
 
 
-def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", name: str, record: "Record") -> str:
-    """Return what came out, where it is recorded and how to see it.
+def report(
+    outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", name: str, record: "Record"
+) -> list[str]:
+    """Return the lines that say what came out, where it is recorded and how to see it.
 
     Args:
         outcome: completed, diverged or stopped.
@@ -181,7 +182,7 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
         record: of the run, closed.
     """
     first, last = metrics["train_loss"]
-    lines = [f"\nOutcome: {outcome}, final loss {last:.6g}"]
+    lines = ["", f"Outcome: {outcome}, final loss {last:.6g}"]
     lines += [f"{name}: {value:.6g}" for name, (_, value) in metrics.items() if name != "train_loss"]
     if outcome == "completed" and last > first:
         lines.append(f"The loss is rising: {first:.6g} at first, {last:.6g} at last; try a smaller learning rate.")
@@ -192,7 +193,7 @@ def report(outcome: str, metrics: dict[str, tuple[float, ...]], parts: "Parts", 
         lines.append(f"Run: {name} ({record.run_ids[0]})")
         with suppress(Exception):  # that it can't be shown where it is takes nothing from the run
             lines.append(f"See it: {_where(record.uri, record.run_ids[0])}")
-    return "\n".join(lines)
+    return lines
 
 
 def resume_line(record: "Record") -> str:
@@ -208,8 +209,8 @@ def sweep_report(
     jobs: "Sequence[Job]",
     objective: tuple[str, str] | None,
     seconds: float,
-) -> str:
-    """Return the counts of a sweep, its best ten runs and how to see them.
+) -> list[str]:
+    """Return the lines that say the counts of a sweep, its best ten runs and how to see them.
 
     Args:
         results: of the runs that did not fail.
@@ -224,12 +225,12 @@ def sweep_report(
     count, stacked = len(results) + failed, sum(r.stacked for r in results)
     how = f", {stacked} of them as one program with others" if stacked else ""
     whole = f"{count} run{'s' * (count != 1)}" if count == len(jobs) else f"{count} of {len(jobs)} runs"
-    lines = [f"\n{whole} in {seconds:.1f} s{how}: {shown}"]
+    lines = ["", f"{whole} in {seconds:.1f} s{how}: {shown}"]
     lines += _best_runs(results, *objective) if objective else []
     if results and results[0].uri and results[0].run_id:
         with suppress(Exception):
             lines.append(f"See them: {_where(results[0].uri, results[0].run_id, jobs[0].sweep)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _best_runs(results: "Sequence[Result]", metric: str, mode: str) -> list[str]:
@@ -257,11 +258,11 @@ def failures_report(failed: "Sequence[tuple[Job, Exception]]") -> None:
             show(error)
     for job, error in failed:
         line = line_of(error) or f"{type(error).__name__}: {error}".splitlines()[0]
-        warn(printable(f"{job.label} failed: {line}"))
+        warn(f"{job.label} failed: {line}")
 
 
-def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container[int]", most: int = 100) -> str:
-    """Return the jobs of a sweep by packs, and how each pack would be trained."""
+def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container[int]", most: int = 100) -> list[str]:
+    """Return the lines that say the jobs of a sweep by packs, and how each pack would be trained."""
     lines, jobs, packs = [], 0, 0
     for members, how in planned:
         jobs, packs = jobs + len(members), packs + 1
@@ -273,17 +274,7 @@ def plan_report(planned: "Iterable[tuple[Sequence[Job], str]]", done: "Container
         lines += [f"  … and {len(members) - most} more"] if len(members) > most else []
     head = f"{jobs} jobs in {packs} pack{'s' * (packs > 1)}"
     ready = sum(line.endswith("  done") for line in lines)
-    return "\n".join([f"{head}{f', {ready} already done' if ready else ''}; nothing is trained", *lines])
-
-
-def say(text: str, *, styled: bool = False) -> None:
-    """Print; a reader that has gone away, as `head` does, must not end the training.
-
-    Args:
-        text: whose control characters are written out.
-        styled: these are its own colours; all else in it is printable.
-    """
-    shown_lines.say(text if styled else printable(text, lines=True))
+    return [f"{head}{f', {ready} already done' if ready else ''}; nothing is trained", *lines]
 
 
 def _where(uri: str, run_id: str, sweep: str | None = None) -> str:

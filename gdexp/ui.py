@@ -17,7 +17,7 @@ from typing import IO
 from gdexp import stop
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
-from gdexp.terminal import say
+from gdexp.lines import say
 from gdexp.tracking import view
 from gdexp.tracking.places import artifact_root
 from gdexp.tracking.snapshot import by_client
@@ -104,7 +104,7 @@ def shared(what: Sequence[str], uri: str) -> str:
 
     with reading(uri) as reader:
         if not what and not any(not row.is_summary for row in reader.rows()):
-            print("There are no runs yet.")
+            say("There are no runs yet.")
             return "/#/experiments?workflowType=machine_learning"
         found = select(reader, what, default="min")
     newest = found.rows[0]
@@ -119,9 +119,9 @@ def shared(what: Sequence[str], uri: str) -> str:
 
 
 def _show(address: str, opens: bool) -> None:
-    print(f"Charts: {address}" if view.CHARTS in address else f"Run: {address}")
+    say(f"Charts: {address}" if view.CHARTS in address else f"Run: {address}")
     if view.CHARTS in address:
-        print(f"Table: {address.replace(view.CHARTS, view.TABLE)}")
+        say(f"Table: {address.replace(view.CHARTS, view.TABLE)}")
     sys.stdout.flush()
     if opens:
         webbrowser.open(address)

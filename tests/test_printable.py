@@ -11,6 +11,9 @@ import pytest
 
 import gdexp
 from gdexp.compare import main as compare
+from gdexp.rerun import rerun
+from gdexp.resume import resume
+from gdexp.store import main as store
 
 EVIL = "=cmd|'/c calc'!A1 \x1b]0;owned\x07\x1b[2J $\\frac{$ \u202egnp.exe <script>alert(1)</script> `touch harmed`"
 FORBIDDEN = ("\x1b", "\x07", "\u202e")
@@ -77,3 +80,33 @@ def test_no_line_is_offered_that_would_run_something_else(runs, capsys, key):
     connection.close()
     compare([])
     assert "On fresh seeds" not in capsys.readouterr().out
+
+
+COMMANDS = {
+    "rerun": lambda run_id: rerun([run_id]),
+    "resume": lambda run_id: resume([run_id, "trainer.epochs=4"]),
+    "compare": lambda run_id: compare([run_id]),
+    "check": lambda run_id: store(["check"]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_foreign_name_begins_a_line_of_its_own(stocked, capsys, command):
+    [run_id] = gdexp.launch(["trainer.epochs=2", "trainer.checkpoint_every=1"]).run_id
+    connection = sqlite3.connect("mlflow.db")
+    status = "RUNNING" if command == "check" else "FINISHED"
+    with connection:
+        connection.execute("UPDATE runs SET name='EVIL\ngdexp: fake\r\x1b[2Jline', status=?", (status,))
+        if command == "rerun":
+            connection.execute("UPDATE tags SET value='EVIL\ngdexp: fake' WHERE key='gdexp.torch'")
+    connection.close()
+    capsys.readouterr()
+    refused = ""
+    try:
+        COMMANDS[command](run_id)
+    except (SystemExit, ValueError) as end:
+        refused = str(end)
+    shown = capsys.readouterr()
+    said = shown.out + shown.err + refused
+    assert not any(c in said for c in (*FORBIDDEN, "\r")) and "EVIL" in said
+    assert not [line for line in said.splitlines() if line.startswith("gdexp: fake")]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdexp.config.printable import printable
 from gdexp.config.refusal import Refusal
 from gdexp.failure import told
-from gdexp.terminal import say
+from gdexp.lines import page, say
 
 if TYPE_CHECKING:
     from gdexp.compare.comparison import Comparison
@@ -87,7 +88,7 @@ def _draw(words: argparse.Namespace, found: "Comparison", reader: "Reader") -> N
 
 def _write(file: Path, text: str) -> None:
     if str(file) == "-":
-        say(text)
+        page(printable(text, lines=True))
         return
     file.write_text(text, encoding="utf-8")
     say(str(file))

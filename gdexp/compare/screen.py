@@ -12,8 +12,7 @@ from gdexp.compare.comparison import Comparison
 from gdexp.compare.selection import Selection
 from gdexp.compare.settings import number
 from gdexp.config.printable import printable
-from gdexp.lines import is_terminal
-from gdexp.terminal import say
+from gdexp.lines import is_terminal, page
 from gdexp.tracking.reader import Row
 
 _MOST = 25  # settings on a screen
@@ -127,7 +126,7 @@ def _print(*parts: Table | Text) -> None:
     with console.capture() as shown:
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, Text))
-    say(shown.get().rstrip("\n"), styled=True)
+    page(shown.get().rstrip("\n"))
 
 
 def _text(foreign: str) -> Text:

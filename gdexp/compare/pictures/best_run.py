@@ -15,6 +15,7 @@ import numpy as np
 from gdexp.compare.comparison import Comparison
 from gdexp.compare.pictures.axes import cut, hue, shade
 from gdexp.config.refusal import Refusal
+from gdexp.lines import say
 
 if TYPE_CHECKING:
     from gdexp.build import Parts
@@ -47,7 +48,7 @@ def of(found: Comparison) -> Iterator[tuple[str, str, Any]]:
         with local_modules():
             parts = build(job.config, job.options)
     except (Refusal, ImportError) as error:
-        print(f"No picture of the best run: {error}")
+        say(f"No picture of the best run: {error}")
         return
     name = cut(best.name, 60)
     if isinstance(parts.model, Objective) and len(parts.model.x) == 2:
