@@ -145,6 +145,7 @@ def test_line_that_confirms_trains_the_two_settings_on_fresh_seeds(stocked, gdex
     for axes in (["optimizer.lr=0.001,0.01,0.1"], [each]):
         gdexp.launch([*words, *axes, "seed=0,1,2"], multirun=True)
         line = as_json(gdexp_run)["confirm"]
+        assert "+" not in line  # nothing stands there that nobody set
         before = gdexp.runs()
         done = subprocess.run(line, shell=True, capture_output=True, text=True, env=env())
         assert done.returncode == 0, done.stderr

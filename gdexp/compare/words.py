@@ -69,8 +69,9 @@ def _axes(setting: Setting, group: str) -> str:
 
 def _words(params: Mapping[str, str]) -> list[str] | None:
     """Return options and keys that aren't the defaults."""
-    from gdexp.config.check import GROUPS
+    from gdexp.config.check import GROUPS, OWN
 
+    unnamed = {f"{group}.{key}": typed(value) for group, own in OWN.items() for key, value in own.items()}
     try:
         plain, _ = _composed()
         options = [f"{g}={params[g]}" for g in GROUPS if g in params and params[g] != plain.get(g)]
@@ -79,7 +80,7 @@ def _words(params: Mapping[str, str]) -> list[str] | None:
         return None
     words = list(options)
     for key, value in params.items():
-        if key in GROUPS or key == "experiments" or value == defaults.get(key):
+        if key in GROUPS or key == "experiments" or value == defaults.get(key, unnamed.get(key)):
             continue
         if key.rpartition(".")[2] in _SIZES and defaults.get(key) == "null":
             continue
