@@ -96,7 +96,7 @@ def check(db: Path) -> list[Finding]:
 
 def sync(db: Path, uri: str) -> list[str]:
     """Copy the finished runs of a store to a server; what is there already isn't doubled."""
-    from gdexp.tracking import transfer
+    from gdexp.tracking import transfer, withdrawn
     from gdexp.tracking.client import Unreachable, answers
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -107,6 +107,8 @@ def sync(db: Path, uri: str) -> list[str]:
         raise Refusal(str(error)) from error
     with closing(_known(db)) as tables, serialised(db):
         server = transfer.Server(uri)
+        with suppress(Exception):  # of a server that is sick: the next one does it
+            withdrawn.delete(uri, server)
         waiting = [run_id for run_id in transfer.finished(tables) if not _is_synced(tables, run_id, shown)]
         for run_id in waiting:
             try:

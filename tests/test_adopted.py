@@ -1,6 +1,7 @@
 """Runs and experiments that MLflow's environment names."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,49 @@ def test_an_error_of_the_users_own_code_ends_the_adopted_run(store, stocked, mon
     with pytest.raises(RuntimeError):
         gdexp.launch(["trainer.epochs=3", "trainer.on_epoch=[hooks.fails]"])
     assert store.get_run(run_id).info.status == "FAILED"
+
+
+ODD_NET = """
+import torch
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+        self.calls = iter(range(10**9))
+    def forward(self, x):
+        next(self.calls)
+        return super().forward(x)
+"""
+TABLES = ("runs", "params", "tags", "metrics", "latest_metrics", "inputs")
+
+
+def seen(folder, run_id):
+    """Return all that the store has of a run, with its files."""
+    connection = sqlite3.connect(folder / "mlflow.db")
+    at = dict.fromkeys(TABLES, "run_uuid") | {"inputs": "destination_id"}
+    rows = {t: sorted(connection.execute(f"SELECT * FROM {t} WHERE {at[t]}=?", [run_id])) for t in TABLES}
+    connection.close()
+    files = {path: path.read_bytes() for path in folder.glob(f"mlruns/*/{run_id}/**/*") if path.is_file()}
+    return rows, files
+
+
+@pytest.mark.parametrize("writer", ["auto", "client"])
+def test_a_run_that_is_given_back_is_as_it_was_and_can_be_adopted_again(store, stocked, monkeypatch, writer):
+    (stocked / "net.py").write_text(ODD_NET)
+    run_id = made(store, stocked)
+    store.log_text(run_id, "theirs", "code/net.py")
+    store.log_metric(run_id, "train_loss_step", 1.0, step=0)
+    before = seen(stocked, run_id)
+    words = ["model=custom", "model._target_=net.Net", "trainer.epochs=3", f"tracking.writer={writer}"]
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(ValueError, match="or take null"):
+        gdexp.launch([*words, "trainer.checkpoint_every=1", "trainer.log_steps=1", "optimizer.lr=0.5"])
+    after = seen(stocked, run_id)
+    assert after[0] == before[0]
+    if writer == "auto":  # MLflow's client can't remove an artifact, and one is sent to try the place
+        assert after[1] == before[1]
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert list(gdexp.launch(words).run_id) == [run_id]
+    is_whole(store, run_id)
 
 
 def test_the_experiments_id_is_heard_where_no_other_is_named(store, stocked, monkeypatch):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 import gdexp
 from gdexp.compare import main as compare
@@ -17,6 +18,7 @@ from gdexp.config.refusal import Refusal
 from gdexp.rerun import rerun
 from gdexp.resume import resume
 from gdexp.store import main as store
+from gdexp.store import sync
 from gdexp.tracking.sqlite import Tables
 
 SCRIPT = Path(__file__).with_name("attacked.py")
@@ -400,3 +402,35 @@ def test_last_checkpoint_is_there_before_the_run_says_that_it_has_ended(stocked,
     monkeypatch.setattr(Checkpoints, "_write", lambda *a: (seen.extend(rows(stocked)), write(*a)))
     gdexp.launch(["trainer.epochs=4", "trainer.checkpoint_every=2"])
     assert {status for _, status in seen} == {"RUNNING"}
+
+
+def test_sync_keeps_of_several_runs_the_one_that_holds_the_record(stocked, empty_store):
+    """A lost answer leaves empty ones that were made at the same time; what others have written stays."""
+    [run_id] = gdexp.launch(["trainer.epochs=3"]).run_id
+    (stocked / "far").mkdir()
+    shutil.copy(empty_store, stocked / "far/far.db")
+    uri = f"sqlite:///{stocked}/far/far.db"
+    far = MlflowClient(uri)
+
+    def made(**tags):
+        return far.create_run("0", 1000, {"gdexp.origin": run_id, "mlflow.user": "ann", **tags}).info.run_id
+
+    empty, theirs = made(), made(note="a copy of mine")
+    holds = made()
+    far.log_metric(holds, "train_loss", 9.0, step=1)
+    again = made()
+    far.set_terminated(theirs, "FINISHED")
+    for _ in range(2):
+        sync(stocked / "mlflow.db", uri)
+        stages = {i: far.get_run(i).info.lifecycle_stage for i in (empty, again, theirs, holds)}
+        assert stages == {empty: "deleted", again: "deleted", theirs: "active", holds: "active"}
+    assert sorted(m.step for m in far.get_metric_history(holds, "train_loss")) == [1, 1, 2, 3]
+    assert far.get_run(holds).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("writer", ["auto", "client"])
+def test_store_at_rest_is_one_file_that_others_read(stocked, writer):
+    gdexp.launch(["trainer.epochs=1", f"tracking.writer={writer}"])
+    assert (stocked / "mlflow.db").read_bytes()[18:20] == b"\x01\x01"  # no write-ahead log
+    assert not list(stocked.glob("mlflow.db-*")) and len(gdexp.runs()) == 1
+    assert (stocked / "mlflow.db").read_bytes()[18:20] == b"\x01\x01"

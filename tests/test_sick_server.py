@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -43,6 +44,8 @@ class Through(BaseHTTPRequestHandler):
         sick, how = not self.server.well_again.is_set() and self.server.is_sick(self.path), self.server.how
         if sick and how == "500":
             return self.answer(500, b"{}")
+        if sick and how == "slow":
+            sick = time.sleep(1.2)  # and then it does and says all
         far = http.client.HTTPConnection("127.0.0.1", self.server.port)
         far.request(self.command, self.path, body, dict(self.headers))
         answer = far.getresponse()
@@ -124,3 +127,37 @@ def test_run_that_was_begun_before_the_server_fell_ill_is_ended_there(server, st
     assert done.returncode == 0, done.stderr
     store.sync(stocked / "mlflow.db", proxy.uri)
     assert is_whole(server, 5) == there
+
+
+@pytest.mark.slow
+def test_server_that_answers_slowly_may_take_its_time(server, stocked, through, capsys):
+    """Longer than one that doesn't answer at all is waited for."""
+    (stocked / "hooks.py").write_text(HOOK)
+    proxy = through("slow", lambda path: (stocked / "sick").exists())
+    words = ["trainer.epochs=3", "trainer.on_epoch=[hooks.falls_ill]", f"tracking.uri={proxy.uri}"]
+    assert list(gdexp.launch(words).run_id) == [is_whole(server, 3)]
+    assert "is kept in" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["hang", "500"])
+def test_run_that_is_taken_back_from_a_sick_server_is_deleted_by_the_next_command(server, stocked, cache, through, how):
+    (stocked / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Linear):\n    calls = None\n    def forward(self, x):\n"
+        "        self.calls = iter([1])\n        return super().forward(x)\n"
+    )
+    proxy = through(how, lambda path: path.endswith("runs/delete"))
+    net = ["model=custom", "model._target_=net.Net", "+model.in_features=1", "+model.out_features=1"]
+    far = MlflowClient(server.uri)
+    every = [e.experiment_id for e in far.search_experiments()]
+
+    def runs():
+        return far.search_runs([e.experiment_id for e in far.search_experiments()])
+
+    with pytest.raises(ValueError, match="or take null"):
+        gdexp.launch([*net, "trainer.epochs=3", "trainer.checkpoint_every=1", f"tracking.uri={proxy.uri}"])
+    assert len(runs()) == (how == "500") and len(every) == 1  # a server that hangs has done it
+    proxy.well_again.set()
+    assert list(gdexp.launch(["trainer.epochs=1"]).status) == ["FINISHED"]
+    store.sync(stocked / "mlflow.db", proxy.uri)
+    assert [run.info.status for run in runs()] == ["FINISHED"] and not list(cache.glob("withdrawn/*"))

@@ -164,7 +164,7 @@ def ready(config: Mapping[str, Any]) -> None:
     from gdexp.tracking.store import database, ensure, store_uri
 
     if config["writer"] != "none" and (db := database(store_uri(config["uri"]))) is not None:
-        ensure(db)
+        ensure(db, direct=config["writer"] == "auto")
 
 
 def finished_jobs(
@@ -232,7 +232,7 @@ def _opened(
                 if str(elsewhere).startswith("mlflow-artifacts:"):  # a server's own, and this isn't one
                     reason = "they are a server's"
                     raise unwritable(begun[0].experiment, str(elsewhere).rpartition("/")[0], reason) from None
-        ensure(db)
+        ensure(db, direct=False)
     from gdexp.tracking.client import ForwardingRecorder, Unreachable, instead
 
     try:

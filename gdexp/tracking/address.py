@@ -71,6 +71,25 @@ def answers(uri: str, seconds: float = 3.0) -> None:
         raise Unreachable(f"{scheme}://{host}:{port} can't be reached ({error})") from error
 
 
+def is_well(uri: str, seconds: float = 2.0) -> bool:
+    """Say whether a server of MLflow's answers a simple question in time; of what is none that is believed."""
+    if not uri.startswith("http"):
+        return True
+    import ssl
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    try:
+        urlopen(f"{without_password(uri).rstrip('/')}/health", timeout=seconds).close()
+    except HTTPError as error:
+        return error.code < 500
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # it answers one who has its certificate
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _door(uri: str) -> tuple[str, str, int] | None:
     """Return scheme, host and port that a client connects to."""
     parts = _ADDRESS.match(uri)

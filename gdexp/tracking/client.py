@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from queue import Empty, Queue
 
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import kept, places, spools, store, transfer
+from gdexp.tracking import kept, spools, store, transfer, withdrawn
 from gdexp.tracking.address import Unreachable as Unreachable
 from gdexp.tracking.address import answers as answers
-from gdexp.tracking.address import of_file, without_password
+from gdexp.tracking.address import is_well, of_file, without_password
 from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.recorder import Recorder
 from gdexp.tracking.sqlite import Tables
@@ -26,8 +27,9 @@ from gdexp.tracking.whole import Begun
 
 _SEND_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # for a server to begin a run
-_PATIENCE_SECONDS = 10.0  # with a server at the end of a run,
-_LEAST_BYTES_A_SECOND = 1 << 20  # and with one that gets much from it
+_PATIENCE_SECONDS = 10.0  # with a server at the end of a run, from one answer to the next,
+_LEAST_BYTES_A_SECOND = 1 << 20  # and with one that takes a large file meanwhile
+_LOOK_SECONDS = 0.5
 
 
 class ForwardingRecorder(Recorder):
@@ -58,32 +60,44 @@ class ForwardingRecorder(Recorder):
         self._sent = [0] * len(begun)
         self._down_since, self._given_up = 0.0, threading.Event()
         self._refused: Exception | None = None  # why the last request failed
+        self._heard, self._size = 0.0, 0  # when the server did what it hadn't yet, and the bytes that it gets now
+        self._furthest = -1, 0  # the run, and which of its requests, that it did
+        self._is_described = adopted is None
         self._adopted = adopted
         super().__init__(Tables.own(self._spool / "spool.db"), begun, (self._spool / "artifacts").as_uri(), ids=ids)
         self.uri, self._far, self._shown = uri, uri, without_password(uri)
         self._tables.execute("INSERT INTO kept_for VALUES (?)", str(_local_store()))
+        self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
         try:
             self._introduce(location)
-        except BaseException:
+        except Unreachable:  # what was begun there is completed by a sync
             self._drop()
             raise
-        self._sender = threading.Thread(target=self._keep_sending, name="gdexp-send", daemon=True)
+        except BaseException:
+            self.withdraw()
+            raise
         self._sender.start()
 
     def withdraw(self) -> None:
-        """Take all runs back, at the far end too, where they are then deleted runs."""
+        """Take all runs back, at the far end too, where they are then deleted runs: now, or by the next sync."""
         self._closing.set()
-
-        def delete() -> None:
-            self._sender.join()
-            with suppress(Exception):  # of a server that is going away
-                for remote in self.run_ids:
-                    self._server.delete(str(remote))
-
-        thread = threading.Thread(target=delete, name="gdexp-delete", daemon=True)
-        thread.start()
-        thread.join(_PATIENCE_SECONDS)
+        remotes = [str(remote) for i, remote in zip(self._ids, self.run_ids, strict=True) if remote != i]
+        if remotes and self._adopted is None:
+            note = withdrawn.note(self._far, remotes)
+            thread = threading.Thread(target=self._delete, args=(remotes, note), name="gdexp-delete", daemon=True)
+            thread.start()
+            thread.join(_PATIENCE_SECONDS)
         self._drop()
+        self._come_to_rest()
+
+    def _delete(self, remotes: Sequence[str], note: Path | None) -> None:
+        if self._sender.ident is not None:
+            self._sender.join()
+        with suppress(Exception):  # of a server that is going away
+            for remote in remotes:
+                self._server.delete(remote)
+            if note is not None:
+                note.unlink()
 
     def _introduce(self, location: str | None) -> None:
         """Begin the runs at the far end; one that takes the request and never answers isn't waited for."""
@@ -100,7 +114,8 @@ class ForwardingRecorder(Recorder):
                         remote = self._server.begin(tables, run_id, location)
                     else:
                         remote = self._server.adopt(tables, run_id, self._adopted)
-                    self._server.send_description(tables, run_id, remote)
+                    if self._is_described:
+                        list(self._server.send_description(tables, run_id, remote))
                     if run_id == self._ids[0]:
                         self._server.try_artifacts(tables, run_id, remote)
                     outcome.put(remote)
@@ -130,6 +145,8 @@ class ForwardingRecorder(Recorder):
         return found
 
     def _keep_sending(self) -> None:
+        with suppress(Exception):  # the next one does it
+            withdrawn.delete(self._far, self._server)
         while not self._closing.wait(_SEND_SECONDS):
             self._send()
 
@@ -137,6 +154,8 @@ class ForwardingRecorder(Recorder):
         tables = Tables(self._spool / "spool.db")
         try:
             answers(self._far)
+            if not self._is_described and not self._describe(tables):
+                return
             for run, run_id in enumerate(self._ids):
                 for sent in self._server.send_numbers(tables, run_id, str(self.run_ids[run]), self._sent[run]):
                     self._sent[run] = sent
@@ -151,23 +170,42 @@ class ForwardingRecorder(Recorder):
         finally:
             tables.close()
 
+    def _describe(self, tables: Tables) -> bool:
+        """Describe an adopted run once it has an epoch: until then it may be taken back, and params can't be."""
+        run_id = self._ids[0]
+        if tables.select("SELECT 1 FROM latest_metrics WHERE run_uuid=? AND key='train_loss'", run_id):
+            list(self._server.send_description(tables, run_id, str(self.run_ids[0])))
+            self._is_described = True
+        return self._is_described
+
     def _close(self) -> None:
         super()._close()
+        try:
+            self._hand_over()
+        finally:
+            self._come_to_rest()
+
+    def _hand_over(self) -> None:
+        """Send the rest, or keep it here."""
+        self._heard = time.monotonic()
         waiting, done = list(range(len(self._ids))), threading.Event()
         threading.Thread(target=self._send_all, args=(waiting, done), name="gdexp-end", daemon=True).start()
-        if not done.wait(self._patience()):
-            self._given_up.set()
-            self._keep_here(list(waiting))
-            return
+        while not done.wait(_LOOK_SECONDS):
+            if not self._is_waited_for():
+                self._given_up.set()
+                self._keep_here(list(waiting))
+                return
         if "KILLED" in self.statuses and any((f / transfer.CHECKPOINTS).is_dir() for f in self.folders):
             self._keep_copy()
         shutil.rmtree(self._spool, ignore_errors=True)
 
-    def _patience(self) -> float:
-        """Return how many seconds a server that is well may take for what there is to send."""
-        size = (self._spool / "spool.db").stat().st_size
-        size += sum(path.stat().st_size for folder in self.folders for path in places.files(folder))
-        return _PATIENCE_SECONDS + len(self._ids) - 1 + size / _LEAST_BYTES_A_SECOND
+    def _is_waited_for(self) -> bool:
+        """Say whether the server did something just now, or takes a large file and is well."""
+        silent = time.monotonic() - self._heard
+        if silent < _PATIENCE_SECONDS:
+            return True
+        seconds = self._size // _LEAST_BYTES_A_SECOND
+        return silent < _PATIENCE_SECONDS + seconds and is_well(self._far)
 
     def _keep_copy(self) -> None:
         """Keep a run that was interrupted in the local store, too, with its checkpoints, from where it can go on."""
@@ -208,11 +246,19 @@ class ForwardingRecorder(Recorder):
                 tables.close()
 
     def _send_rest(self, tables: Tables, run: int) -> None:
-        run_id, remote = self._ids[run], str(self.run_ids[run])
-        self._server.send_description(tables, run_id, remote)
+        run_id, remote, places = self._ids[run], str(self.run_ids[run]), count()
+        for _ in self._server.send_description(tables, run_id, remote):
+            self._hear(run, next(places))
         for sent in self._server.send_numbers(tables, run_id, remote, self._sent[run]):
-            self._sent[run] = sent
-        self._server.send_end(tables, run_id, remote)
+            self._sent[run], self._heard = sent, time.monotonic()
+        for size in self._server.send_end(tables, run_id, remote):
+            self._hear(run, next(places), size)
+
+    def _hear(self, run: int, place: int, size: int = 0) -> None:
+        """Note an answer; one to what had been sent before, and failed later on, is no news of the server."""
+        if (run, place) > self._furthest:
+            self._furthest, self._heard = (run, place), time.monotonic()
+        self._size = size
 
     def _keep_here(self, waiting: Sequence[int]) -> None:
         """Put runs into the local store, under the ids that the server knows them by, or keep them in a file.
@@ -260,6 +306,13 @@ class ForwardingRecorder(Recorder):
         raise Refusal(
             f"the run is kept in {path or self._spool}, for {reason}: python -m gdexp.store check takes it in"
         )
+
+    def _come_to_rest(self) -> None:
+        """Leave a SQLite store at the far end as one file that is read from anywhere."""
+        if (db := store.database(self._far)) is not None:
+            with suppress(AttributeError):  # it was never reached
+                self._server.close()
+            store.fold_in(db)
 
     def _drop(self) -> None:
         self._stop()

@@ -20,7 +20,7 @@ from gdexp.config.secrets import hide
 from gdexp.lines import warn
 from gdexp.tracking import begins, endings, kept, locks, places
 from gdexp.tracking.address import of_file
-from gdexp.tracking.adopted import Adopted
+from gdexp.tracking.adopted import Adopted, Adoption
 from gdexp.tracking.places import local_path
 from gdexp.tracking.sqlite import PAUSED, SYNCED, Number, Run, Tables
 from gdexp.tracking.store import fold_in
@@ -92,6 +92,7 @@ class Recorder:
         self._there: set[tuple[str, int]] = set()  # metrics and steps that are recorded already
         self._whole = Whole(begun)
         self._where = ""  # URI of the experiment's artifacts; of a run that goes on nothing is made
+        self._adoption: Adoption | None = None
         self._before: tuple[str, int | None] | None = None  # how the run had ended that goes on
         self.folders: Sequence[Path] = []
         self._thread = threading.Thread(target=self._keep_flushing, name="gdexp-record", daemon=True)
@@ -183,12 +184,12 @@ class Recorder:
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
             uris = [f"{where.rstrip('/')}/{run_id}/artifacts" for run_id in self._ids]
-            places = [local_path(uri) for uri in uris]
-            if places[0] is None:
+            found = [local_path(uri) for uri in uris]
+            if found[0] is None:
                 raise ArtifactsElsewhere(f"{where}/")
             begins.note(self._tables, self._ids, where)
         self._where = where
-        self.folders = [place for place in places if place is not None]
+        self.folders = [place for place in found if place is not None]
         self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
         shared: dict[tuple[str, str], Path] = {}
         for folder, run in zip(self.folders, begun, strict=True):
@@ -210,26 +211,11 @@ class Recorder:
         """Begin the record of a run that is there; what it has already stays."""
         self._whole.start = int(time.time() * 1000)
         with self._tables.transaction():
-            sql = (
-                "SELECT artifact_uri, status, r.lifecycle_stage, experiment_id, e.name"
-                " FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid=?"
-            )
-            if not (rows := self._tables.select(sql, run.run_id)):
-                raise run.missing(self._tables.path)
-            uri, status, stage, number, experiment = rows[0]
-            theirs = dict(self._tables.select("SELECT key, value FROM tags WHERE run_uuid=?", run.run_id))
-            run.check(status, stage, experiment, theirs)
-            if (place := places.folder(self._tables.path, uri, run.run_id)) is None:
-                raise ArtifactsElsewhere(uri)
-            self._before = status, None
-            self.folders = [place]
-            for name, text in begun.texts.items():
-                _write(place / name, text)
-            self._tables.add_params(run.run_id, begun.params)
-            self._tables.add_tags(run.run_id, {**begun.tags, **theirs, **self._signature})
-            self._tables.execute("UPDATE runs SET status='RUNNING' WHERE run_uuid=?", run.run_id)
-            if begun.data is not None:
-                self._tables.add_dataset([run.run_id], number, begun.data)
+            adoption = Adoption(self._tables, run)
+            if adoption.folder is None:
+                raise ArtifactsElsewhere(adoption.uri)
+            self._adoption, self.folders = adoption, [adoption.folder]
+            adoption.begin(self._tables, begun)
 
     def _take_back(self) -> None:
         """Leave the store as it was before the runs were begun, as far as it can be written."""
@@ -237,12 +223,16 @@ class Recorder:
             ours = [run_id for run, run_id in enumerate(self._ids) if run not in self.lost]
             if self._before is not None and ours:
                 self._tables.end(self._ids[0], *self._before)
+            if self._adoption is not None and ours:
+                self._adoption.give_back(self._tables, self._whole.numbers(run=0))
             if self._where:
                 for run_id in ours:
                     self._tables.remove_run(run_id)
                 begins.note(self._tables, self._ids, self._where)
         for folder in (f for run, f in enumerate(self.folders) if self._where and run not in self.lost):
             shutil.rmtree(folder.parent, ignore_errors=True)
+        if self._adoption is not None and not self.lost:
+            self._adoption.clear(self._whole.begun[0].texts)
         if self._where and not any(folder.parent.exists() for folder in self.folders):
             with suppress(sqlite3.Error), self._tables.transaction():
                 begins.forget(self._tables, self._ids)

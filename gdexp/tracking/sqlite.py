@@ -227,6 +227,19 @@ class Tables:
             [row for _, row in latest.values()],
         )
 
+    def remove_metrics(self, run_id: str, numbers: Iterable[Number]) -> None:
+        """Take numbers back; the latest are those that are left."""
+        rows = [(_ILLEGAL.sub("_", n.key)[:250], n.timestamp, n.step, run_id) for n in numbers]
+        self._connection.executemany("DELETE FROM metrics WHERE key=? AND timestamp=? AND step=? AND run_uuid=?", rows)
+        columns = "key, value, is_nan, timestamp, step, run_uuid"
+        for key in {row[0] for row in rows}:
+            self.execute("DELETE FROM latest_metrics WHERE run_uuid=? AND key=?", run_id, key)
+            self.execute(
+                f"INSERT INTO latest_metrics ({columns}) SELECT {columns} FROM metrics WHERE run_uuid=? AND key=?"
+                " ORDER BY step DESC, timestamp DESC, value DESC LIMIT 1",
+                *(run_id, key),
+            )
+
     def add_dataset(self, run_ids: Sequence[str], experiment_id: int, data: DatasetRow) -> None:
         """Say which data runs saw."""
         self.execute(

@@ -95,14 +95,15 @@ def is_known(db: Path | Tables) -> bool:
     return (db.revision() if isinstance(db, Tables) else revision(db)) in KNOWN
 
 
-def ensure(db: Path, *, to_write: bool = True) -> None:
+def ensure(db: Path, *, to_write: bool = True, direct: bool = True) -> None:
     """Make a SQLite store if there is none; any number of processes may ask at once.
 
-    While it is written it is in WAL mode, which the file remembers, but never on a network file system.
+    While it is written directly it is in WAL mode, which the file remembers, but never on a network file system.
 
     Args:
         db: the file.
         to_write: whether it is going to be written.
+        direct: whether that is done directly, if its tables are known; MLflow's client puts no file to rest.
 
     Raises:
         Unwritable: nothing can be written there.
@@ -114,7 +115,7 @@ def ensure(db: Path, *, to_write: bool = True) -> None:
             _make(db)
         connection = sqlite3.connect(db, timeout=20 if to_write else 1, isolation_level=None)
         try:
-            if to_write:
+            if to_write and direct and is_known(db):
                 connection.execute(f"PRAGMA journal_mode={'DELETE' if is_shared(db) else 'WAL'}")
             connection.execute("BEGIN IMMEDIATE")
             [(number,)] = connection.execute("PRAGMA user_version").fetchall()

@@ -75,19 +75,22 @@ class Server:
         tags = {"mlflow.user": user, **tags}
         return self._client.create_run(where, start_time=start, tags=tags, run_name=name).info.run_id
 
-    def send_description(self, tables: Tables, run_id: str, remote: str) -> None:
-        """Send tags, params and dataset inputs."""
+    def send_description(self, tables: Tables, run_id: str, remote: str) -> Iterator[None]:
+        """Send tags, params and dataset inputs; yield after each answer."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         tags = [RunTag(k, v) for k, v in _tags(tables, run_id).items() if k != "mlflow.runName"]
         params = [Param(k, v) for k, v in tables.select("SELECT key, value FROM params WHERE run_uuid=?", run_id)]
         for some in _parts(tags, _FEW):
             self._client.log_batch(remote, tags=some)
+            yield
         for few in _parts(params, _FEW):
             self._client.log_batch(remote, params=few)
+            yield
         for data in datasets(tables, run_id):
             inputs = [InputTag("mlflow.data.context", data.context)] if data.context else []
             self._add_input(remote, DatasetInput(Dataset(*data[:6]), inputs))
+            yield
 
     def send_numbers(self, tables: Tables, run_id: str, remote: str, after: int = 0) -> Iterator[int]:
         """Send the metrics that came after a row; yield the last row sent, again and again."""
@@ -103,14 +106,16 @@ class Server:
             after = rows[-1][0]
             yield after
 
-    def send_end(self, tables: Tables, run_id: str, remote: str) -> None:
-        """Send artifacts, but for checkpoints, then how the run ended."""
+    def send_end(self, tables: Tables, run_id: str, remote: str) -> Iterator[int]:
+        """Send artifacts, but for checkpoints, then how the run ended; yield the size of each before it is sent."""
         [(uri, status, end)] = tables.select("SELECT artifact_uri, status, end_time FROM runs WHERE run_uuid=?", run_id)
         folder = places.folder(tables.path, uri, run_id)
         for path in places.files(folder) if folder is not None else ():
             inside = path.relative_to(folder)  # type: ignore[arg-type]
             if inside.parts[0] != CHECKPOINTS:
+                yield path.stat().st_size
                 self._send_file(remote, path, inside)
+        yield 0
         if status != "RUNNING":
             self._client.set_terminated(remote, status, end_time=end)
 
@@ -139,9 +144,22 @@ class Server:
         self._client.log_artifact(remote, str(path), None if folder == "." else folder)
 
     def delete(self, remote: str) -> None:
-        """Delete a run that was begun here and is begun again in another way."""
-        if remote != self._adopted:
+        """Delete a run that was begun here and is begun again in another way, if it is still there."""
+        from mlflow.exceptions import MlflowException
+
+        if remote == self._adopted:
+            return
+        try:
             self._client.delete_run(remote)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+    def close(self) -> None:
+        """Close the connections of a database that MLflow's client keeps open, so that its file can come to rest."""
+        store = getattr(getattr(self._client, "_tracking_client", None), "store", None)
+        if (engine := getattr(store, "engine", None)) is not None:
+            engine.dispose()
 
     def _add_input(self, remote: str, entry: Any) -> None:
         """Add a dataset input; MLflow fails if another process adds the same data at that moment."""
@@ -184,9 +202,20 @@ class Server:
                 raise
         every = [e.experiment_id for e in self._client.search_experiments()]
         found = self._client.search_runs(every, f"tags.`{ORIGIN}` = '{run_id}'", order_by=["attributes.start_time"])
-        for again in found[1:]:  # the answer was lost, and MLflow's client asked once more
-            self._client.delete_run(again.info.run_id)
-        return found[0].info.run_id if found else None
+        if not found:
+            return None
+        kept = max(found, key=lambda run: ("gdexp.version" in run.data.tags, len(run.data.metrics)))
+        for again in found:  # an answer was lost, and the client asked once more
+            if again is not kept and self._is_empty(again):
+                self._client.delete_run(again.info.run_id)
+        return kept.info.run_id
+
+    def _is_empty(self, run: Any) -> bool:
+        """Say whether a run is as it was made by us, and nobody has written anything into it since."""
+        made_with = {ORIGIN, "mlflow.user", "mlflow.runName"}
+        is_new = run.info.status == "RUNNING" and run.data.tags.keys() <= made_with
+        written = run.data.params or run.data.metrics or run.inputs.dataset_inputs
+        return is_new and not written and not self._client.list_artifacts(run.info.run_id)
 
 
 def unwritable(experiment: str, where: str, reason: str) -> Refusal:
@@ -212,10 +241,9 @@ def running(tables: Tables) -> int:
 def sync(tables: Tables, server: Server, run_id: str) -> str:
     """Send one run whole; return its id on the server."""
     remote = server.find(tables, run_id)
-    server.send_description(tables, run_id, remote)
-    for _ in server.send_numbers(tables, run_id, remote):
-        pass
-    server.send_end(tables, run_id, remote)
+    for send in (server.send_description, server.send_numbers, server.send_end):
+        for _ in send(tables, run_id, remote):
+            pass
     return remote
 
 

@@ -1,7 +1,7 @@
 """All that is recorded of runs, held until the record is closed, should the store be lost before."""
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -81,6 +81,11 @@ class Whole:
             values.append(number.value)
             times.append(number.timestamp)
 
+    def numbers(self, run: int) -> Iterator[Number]:
+        """Yield the numbers of a run, by their keys."""
+        for key, columns in self._numbers.get(run, {}).items():
+            yield from (Number(key, value, time, step) for step, value, time in zip(*columns, strict=True))
+
     def is_in(self, tables: Tables, run: int, run_id: str) -> bool:
         """Say whether a store has a run with its end and all its numbers."""
         if tables.select("SELECT status FROM runs WHERE run_uuid=?", run_id) != [(self.ends[run].status,)]:
@@ -104,8 +109,7 @@ class Whole:
         tables.add_run(Run(run_id, begun.name, user, self.start or end.time, "", experiment, end.status, end.time))
         tables.add_params(run_id, begun.params)
         tables.add_tags(run_id, {**begun.tags, **{k: str(v) for k, v in end.tags.items()}})
-        for key, columns in self._numbers.get(run, {}).items():
-            tables.add_metrics(run_id, [Number(key, v, t, s) for s, v, t in zip(*columns, strict=True)])
+        tables.add_metrics(run_id, self.numbers(run))
         if begun.data is not None:
             tables.add_dataset([run_id], experiment, begun.data)
         kept.add_files(tables, run_id, kept.files_in(folder))
