@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,8 +17,6 @@ from gdexp.tracking.kept import Finding
 from gdexp.tracking.lacking import lacking
 from gdexp.tracking.places import serialised
 from gdexp.tracking.sqlite import KNOWN, SYNCED, DeletedExperiment, Tables, revision
-
-_DRAFT_SECONDS = 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -185,18 +182,11 @@ def _is_synced(tables: Tables, run_id: str, uri: str) -> bool:
 
 def _clear_drafts(db: Path) -> list[str]:
     """Remove what commands that were killed while making a store or a run left behind."""
-    old = time.time() - _DRAFT_SECONDS  # a younger one may be in the making
-    lines = []
-    for draft in db.parent.glob(".gdexp-*"):
-        if draft.lstat().st_mtime > old or locks.is_held(draft):
-            continue
-        if draft.is_dir() and not draft.is_symlink():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
-        lines.append(f"{draft.name}, which was left half-made, is removed")
+    lines = [f"{name}, which was left half-made, is removed" for name in locks.clear(db)]
+    if locks.is_anyone_there(db):  # who may be making one just now
+        return lines
     for draft in places.artifact_root(db).glob("*/*/.artifacts.part"):
-        if draft.lstat().st_mtime < old and not draft.is_symlink() and not (draft.parent / "artifacts").exists():
+        if not draft.is_symlink() and not (draft.parent / "artifacts").exists():
             shutil.rmtree(draft, ignore_errors=True)
             with suppress(OSError):
                 draft.parent.rmdir()

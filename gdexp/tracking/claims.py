@@ -44,14 +44,14 @@ class Claims(NamedTuple):
         claims = cls(store, experiment, os.urandom(16).hex(), since=0)
         if store is None:
             return claims
-        locks.take(_lock(store, claims.owner))
+        locks.take(store, claims.owner)
         try:
             with claims._table() as tables:
                 claims._put(tables, f"command {claims.owner}")  # while it is there, what others claim stays on record
                 first = "(SELECT min(rowid) FROM runs WHERE status='RUNNING')"
                 [(since,)] = tables.select(f"SELECT coalesce({first}, max(rowid) + 1, 0) FROM runs")
         except BaseException:
-            locks.release(_lock(store, claims.owner))
+            locks.release(store, claims.owner)
             raise
         return claims._replace(since=since)
 
@@ -72,7 +72,7 @@ class Claims(NamedTuple):
         """Take leave; the claims go with the last command."""
         if self.store is None:
             return
-        locks.release(_lock(self.store, self.owner))
+        locks.release(self.store, self.owner)
         if not self.store.exists():
             return
         with self._table() as tables:

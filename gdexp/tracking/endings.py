@@ -99,12 +99,11 @@ def lock_of(store: Path, owner: str | None) -> Path | None:
 @contextmanager
 def at_work(store: Path) -> Iterator[None]:
     """Hold the lock that says that this process has runs in a store."""
-    lock = locks.path(store, locks.process())
-    locks.take(lock)
+    locks.take(store, locks.process())
     try:
         yield
     finally:
-        locks.release(lock)
+        locks.release(store, locks.process())
 
 
 def close_dead(tables: Tables, *, clear: bool = True) -> Looked:

@@ -5,13 +5,13 @@ or in the user's cache where nothing can be written there.
 """
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gdexp.tracking import places, spools, transfer
+from gdexp.tracking import locks, places, spools, transfer
+from gdexp.tracking.endings import at_work
 from gdexp.tracking.places import RUN_ID, serialised, user_cache
 from gdexp.tracking.sqlite import Tables
 
@@ -25,11 +25,11 @@ def keep(store: Path, name: str, fill: Callable[[Tables], object]) -> Path | Non
         fill: writes the runs.
     """
     for folder in (store.absolute().parent, user_cache() / "kept"):
-        path, draft = folder / f"gdexp-kept-{name}.db", folder / f".gdexp-kept-{name}.part"
+        path, draft = folder / f"gdexp-kept-{name}.db", folder / f".gdexp-{locks.process()}-kept.part"
         try:
             if folder != store.absolute().parent:
                 folder.mkdir(parents=True, exist_ok=True)
-            with closing(Tables.own(draft)) as tables, tables.transaction():
+            with at_work(path), closing(Tables.own(draft)) as tables, tables.transaction():
                 tables.execute("INSERT INTO kept_for VALUES (?)", str(store.absolute()))
                 fill(tables)
             draft.replace(path)
@@ -127,11 +127,11 @@ def _take(source: Tables, target: Tables) -> list[str]:
     if Path(store).name != target.path.name:
         return []
     runs = transfer.finished(source)
-    with tempfile.TemporaryDirectory(dir=target.path.parent, prefix=".gdexp-") as scratch:
+    with locks.draft(target.path) as scratch:
         for run_id in runs:
             if not RUN_ID.fullmatch(run_id):
                 raise ValueError("it holds what isn't a run of ours")
-            folder = Path(scratch) / run_id
+            folder = scratch / run_id
             folder.mkdir()
             for name, content in source.select("SELECT path, content FROM files WHERE run_uuid=?", run_id):
                 path = (folder / name).resolve()

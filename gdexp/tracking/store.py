@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gdexp.config.refusal import Refusal
 from gdexp.lines import warn
-from gdexp.tracking import begins, claims, endings, kept
+from gdexp.tracking import begins, claims, endings, kept, locks
 from gdexp.tracking.address import database as database
 from gdexp.tracking.address import of_file as of_file
 from gdexp.tracking.address import store_uri as store_uri
@@ -69,6 +69,7 @@ def _heal(tables: Tables) -> None:
     looked = endings.close_dead(tables)
     for line in looked.lines(_SHOWN) + [finding.line for finding in kept.take_in(tables)]:
         warn(f"{line}")
+    locks.clear(db)
 
 
 def is_there(db: Path) -> bool:
@@ -188,8 +189,8 @@ def fold_in(db: Path) -> None:
 
 def _make(db: Path) -> None:
     """Prepare a store under another name, then give it its own, unless another process was quicker."""
-    with tempfile.TemporaryDirectory(dir=db.parent, prefix=".gdexp-") as folder:
-        draft = Path(folder) / db.name
+    with locks.draft(db) as folder:
+        draft = folder / db.name
         if (empty := template()) is not None:
             draft.write_bytes(empty.read_bytes())
         else:
