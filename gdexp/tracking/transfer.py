@@ -11,7 +11,7 @@ from typing import Any
 
 from gdexp.config.refusal import Refusal
 from gdexp.tracking import begins, endings, places
-from gdexp.tracking.address import without_password
+from gdexp.tracking.address import database, without_password
 from gdexp.tracking.adopted import Adopted
 from gdexp.tracking.places import artifact_location
 from gdexp.tracking.sqlite import DatasetRow, DeletedExperiment, Number, Run, Tables
@@ -40,7 +40,8 @@ class Server:
 
     def begin(self, tables: Tables, run_id: str, artifact_location: str | None = None) -> str:
         """Make a run on the server, marked with its id here, should the answer be lost; return its id there."""
-        return self._made(tables, run_id, artifact_location, {ORIGIN: run_id})
+        mark = {} if database(self._uri) is not None else {ORIGIN: run_id}  # no answer of a file is lost
+        return self._made(tables, run_id, artifact_location, mark)
 
     def adopt(self, tables: Tables, run_id: str, run: Adopted) -> str:
         """Take a run that is on the server for one that is here; what it has already stays. Return its id."""
