@@ -240,6 +240,44 @@ def test_values_of_a_script_are_recorded_without_secrets(stocked, monkeypatch, k
     assert b"#   PLAIN = 'relu'" in found and b"#   SCALE = 2.0" in found and b"#   PASSWORD = ***" in found
 
 
+KEEPING = """
+import os
+from torch import nn
+STATE = {"calls": 0, "api_key": os.environ["MY_VALUE"] + "-1"}
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+        self.calls, self.log = 0, []
+        self.password = "-".join(("in", "an", "attribute"))
+        self.name = os.environ["MY_VALUE"]
+        self.headers = {"auth": ["in-a", "-list"], "note": "kept"}
+    def forward(self, x):
+        self.calls += 1
+        self.log.append("called")
+        STATE["calls"] += 1
+        LATE
+        return super().forward(x)
+"""
+
+
+def test_checkpoint_holds_no_secret_and_resumes_with_it(stocked, monkeypatch):
+    monkeypatch.setenv("MY_VALUE", "from-environment")
+    words = ["model=custom", "model._target_=my_net.Net", "trainer.checkpoint_every=2", "trainer.epochs=4"]
+    (stocked / "my_net.py").write_text(KEEPING.replace("LATE", "pass"))
+    [run_id] = gdexp.launch(words).run_id
+    assert list(stocked.glob("mlruns/*/*/artifacts/checkpoints/*.pt"))
+    for secret in (b"from-environment", b"in-an-attribute", b"in-a"):
+        assert secret not in places(), secret
+    assert b"called" in places()
+    from gdexp.resume import resume
+
+    resume([run_id, "trainer.epochs=6"])
+    assert sorted(gdexp.runs(curves=True).query("key == 'train_loss'").step)[-1] == 6
+    (stocked / "my_net.py").write_text(KEEPING.replace("LATE", "self.api_key = 'sk-' + str(self.calls)"))
+    with pytest.raises(ValueError, match=r"`model.api_key` is changed by training .* it is a secret"):
+        gdexp.launch(words)
+
+
 def test_job_is_known_by_the_true_text(stocked):
     for secret in ("first", "other", "other"):
         text = f"from torch import nn\nTOKEN = '{secret}'\nclass Net(nn.Linear):\n"

@@ -5,6 +5,7 @@ An object that the parts had from the start stands as its path; one that is new 
 two attributes that held one object do so again.
 """
 
+import os
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from enum import Enum
@@ -15,20 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from gdexp.build import contents, kinds
+from gdexp.config import secrets
 from gdexp.config.refusal import Refusal
 
 _LISTS: dict[str, Callable[..., Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _DICTS = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
+_NO_PLACE = object()  # of a value that is a key, or a part of one
 UNORDERED = "{…}"  # in the path of what can't be told from its neighbours in another process, or is one of many
 
 
 class Unkept(Refusal):
     """What training changes and a checkpoint can't hold."""
 
-    def __init__(self, path: str, value: object) -> None:
+    def __init__(self, path: str, value: object, cure: str = "") -> None:
+        cure = cure or "let it be of numbers, texts, tensors, and lists or dicts of these"
         super().__init__(
-            f"`{path}` is changed by training and can't be kept in a checkpoint ({type(value).__qualname__}): "
-            "let it be of numbers, texts, tensors, and lists or dicts of these"
+            f"`{path}` is changed by training and can't be kept in a checkpoint ({type(value).__qualname__}): {cure}"
         )
 
 
@@ -45,16 +48,19 @@ class Encoder:
         self._numbers: dict[int, int] = {}  # of new objects, by id
         self._held: list[object] = []  # so that no id is used twice
 
-    def __call__(self, path: str, value: Any, before: Any = None) -> Any:
+    def __call__(self, path: str, value: Any, before: Any = _NO_PLACE) -> Any:
         """Return a value in plain containers.
 
         Args:
             path: where it stands.
             value: of any kind.
             before: what stood there from the start; an object of the same class can be made again.
+
+        Raises:
+            Unkept: it is a secret that wasn't there from the start, or can't be told.
         """
         if type(value) in kinds.SCALARS:
-            return value
+            return value if before is _NO_PLACE or not isinstance(value, (str, bytes)) else _text(path, value, before)
         if (there := self._known(value)) is not None:
             if UNORDERED in there and value is not before:
                 raise Unkept(path, value)
@@ -121,6 +127,16 @@ class Encoder:
         if (told := contents.told(value)) is not None:
             return ["made", told[0], self(path, told[1])]
         return None
+
+
+def _text(path: str, value: str | bytes, before: Any) -> Any:
+    """Return a text; one that may be a secret only as the one that was there from the start, if it is that."""
+    named = secrets.is_secret(path)
+    if value == before:
+        return ["same"] if named or secrets.hide_in(value) != value else value
+    if named or secrets.hide(shown := os.fsdecode(value)) != shown:
+        raise Unkept(path, value, "it is a secret, which a checkpoint doesn't hold; let it be there from the start")
+    return value
 
 
 class Decoder:
