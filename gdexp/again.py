@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gdexp.config import compose, direction, literals, modules, text, trust, variables
-from gdexp.config.check import BEFORE, GROUPS, check, check_targets, leaves
+from gdexp.config import compose, direction, literals, modules, secrets, text, trust, variables
+from gdexp.config.check import BEFORE, GROUPS, check, check_known, check_targets, leaves
 from gdexp.config.refusal import Refusal
 from gdexp.tracking.provenance import Provenance
 from gdexp.tracking.reader import Which, reading
@@ -58,12 +58,12 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
             source = compose.with_value(source, key.split("."), override.value())
         elif not key.startswith("tracking") and not (changeable and key in _LATER):
             raise Refusal(f"`{key}` can't be changed: the run would have other numbers")
-    if "***" in str(source):
-        raise Refusal(f"run {run.run_id}: its config holds a value that was left out of the record (***)")
+    check_known(source, run.run_id)
     source |= {"tracking": today.config["tracking"], "sweep": today.config["sweep"]}
     with modules.local_modules():
         trust.check_trusted(source)
         plain = text.with_environment(source)
+        secrets.learn(plain, source)
         try:
             variables.check(run.tags.get(variables.TAG), plain, source)
         except Refusal as changed:
@@ -75,6 +75,11 @@ def recorded(words: Sequence[str], usage: str, changeable: bool, weights: str = 
         check_extent(config, run.held, run.run_id)
     options = {g: run.params.get(g) for g in (*GROUPS, "experiments")}
     return run, compose.Job(config, source, options, run.name, None)
+
+
+def lasting(words: Sequence[str]) -> list[str]:
+    """Return the overrides that move the end of a run, which its record keeps; others are as they were."""
+    return [word for word in words if compose.parse([word])[0].get_key_element() in _LATER]
 
 
 def check_start(run: Recorded, sha256: str | None) -> None:

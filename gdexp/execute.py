@@ -145,18 +145,23 @@ def _execute_one(
 ) -> Iterator[Ended]:
     from gdexp.build import build
     from gdexp.build.shared import of_config
+    from gdexp.config import variables
     from gdexp.config.check import check, check_targets, filled
 
-    config = check(job.config)
+    try:
+        config = check(job.config)
+    except Refusal as refusal:
+        raise variables.advised(refusal, job.source) from refusal
     shared = None
     try:
         check_targets(config)
         shared = of_config(config)
         parts = build(config, job.options)
     except Refusal as refusal:
+        advised = variables.advised(refusal, job.source)
         if progress is None:
-            raise
-        yield job, Result(None, job.name or "", "FAILED", "", {}, {}, error=refusal)
+            raise advised from refusal.__cause__
+        yield job, Result(None, job.name or "", "FAILED", "", {}, {}, error=advised)
     except Exception as error:  # the user's own code; the record says so
         yield job, _failed(job, config, error, provenance)
     else:
@@ -288,8 +293,8 @@ def described(
     if from_environment := variables.values(written.recorded(configs[0]), jobs[0].source):
         salt = environment_key(configs[0]["tracking"], jobs[0].sweep)
         tags |= {variables.TAG: variables.tag(from_environment, salt)}
-    tags |= {"gdexp.data": data.about} if data and data.about else {}
-    tags |= {"gdexp.start_weights": start.sha256, "gdexp.start": start.about} if start else {}
+    tags |= {"gdexp.data": secrets.hide(data.about)} if data and data.about else {}
+    tags |= {"gdexp.start_weights": start.sha256, "gdexp.start": secrets.hide(start.about)} if start else {}
     texts = provenance.texts(configs[0])
     found = []
     pages = written.pages(shown, [job.options for job in jobs])

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from gdexp import stop
-from gdexp.again import check_start, differences, recorded, surroundings
+from gdexp.again import check_start, differences, lasting, recorded, surroundings
 from gdexp.config.refusal import Refusal
 from gdexp.lines import say, warn
 from gdexp.run import as_command, prepare_process
@@ -50,7 +50,7 @@ def resume(words: Sequence[str]) -> None:
         for line in surroundings(run, provenance):
             say(f"Not as it was: {line}; the last bits may differ")
         earlier = run.tags.get("gdexp.resumed", "").split()
-        typed = " ".join([*earlier, *(word for word in words[1:] if not word.startswith("tracking"))])
+        typed = " ".join([*earlier, *lasting(words[1:])])
         tags = {"gdexp.resumed": typed} if typed else {}
         ends: list[End] = []
         with stop.watched():

@@ -177,6 +177,7 @@ def train_here(packs: Sequence[Pack], provenance: "Provenance", found: Found, cl
 
 def check_all(jobs: Sequence["Job"]) -> None:
     """Refuse a sweep with all that is wrong with its jobs, a line each."""
+    from gdexp.config import variables
     from gdexp.config.modules import local_modules
 
     lines: list[str] = []
@@ -186,7 +187,7 @@ def check_all(jobs: Sequence["Job"]) -> None:
             try:
                 check_targets(check(job.config, sound), sound)
             except Refusal as refusal:
-                lines.append(f"{job.label}: {refusal}")
+                lines.append(f"{job.label}: {variables.advised(refusal, job.source)}")
             except Exception:  # a module of the user's own that can't be imported: the job fails, with its record
                 continue
     if lines:

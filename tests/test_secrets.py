@@ -26,6 +26,11 @@ bearer_token session_token csrfToken auth basic_auth basicAuth auth_header autho
 proxy-authorization credential credentials aws_credentials gcpCredentials service_account_key accountKey
 encryption_key signing_key ssh_key master_key shared_key storage_key subscription_key deploy_key license_key
 cookie session_cookie jwt jwtToken data.options[0].password webhook_secret secret_name auth_key
+PGPASSWORD dbpassword mypassword pgpassword mysqlpwd MYSQL_PWD userpass dbpass smtppass sharedsecret topsecret
+secretaccesskey SecretAccessKey github_pat GITHUB_PAT pat ado-pat hmac_key HMAC_KEY hmackey client_cert_key
+ssl_key tlsKey otp user_otp totp pin card_pin connection_string connectionString CONNECTION_STRING dsn DB_DSN
+SENTRY_DSN webhook_url SLACK_WEBHOOK webhookUrl hftoken HFTOKEN accesstoken session_key rsa_key pass_word
+db_pw userpw creds aws_creds openaikey mysecretkey api_tokens bot_token oauth2 vault_key encryptionkey psk
 """,
 )
 
@@ -37,7 +42,13 @@ num_tokens max_tokens max_new_tokens n_tokens token_dim tokenizer tokenizer_name
 cls_token mask_token unk_token sep_token pad_token_id vocab_size author authors authority passes n_passes
 forward_pass band_pass passage passenger compass bypass secretary path seed features hidden dropout optimizer
 model data.path url uri host user username login name label target betas eps alpha width depth heads kernel
-stride padding bias batch_size epochs
+stride padding bias batch_size epochs keyframe token_count n_keys pass_through hidden_key_size key_dim d_key
+pattern spatial patience passthrough pass_rate key_padding_mask kdim tokenization detokenize image_token
+class_token start_token stop_token tokens_per_second num_pass backward_pass highpass lowpass forwardpass
+hotkey turkey donkey keypoint keypoints n_keypoints key_value query_key authored pinned pin_memory pins spin
+options optimum pathway compat patch patches repatriate sort_keys group_key join_key secretion connected
+bypass_layer encompass trespass keyword_only pwconv cookiecutter hparams credit creditor pwl session_id
+padtoken eostoken n_token max_token min_tokens query_token spinning pinhole passband signature sigma sig
 """,
 )
 
@@ -45,7 +56,7 @@ stride padding bias batch_size epochs
 def test_names():
     assert [name for name in SECRET if not is_secret(name)] == []
     assert [name for name in PLAIN if is_secret(name)] == []
-    assert len(SECRET) + len(PLAIN) > 150
+    assert len(SECRET) + len(PLAIN) > 250
 
 
 VALUES = {
@@ -363,3 +374,78 @@ def test_model_isnt_loaded_with_another_value_of_the_environment(stocked, monkey
     assert "\n" not in str(no.value) and run_id in str(no.value)
     monkeypatch.setenv("SC", "2.0")
     assert gdexp.load(run_id).scale == 2.0
+
+
+TEXTS = {
+    "words": "'host=h password=IN-A-DSN user=kept-u'",
+    "json": """'{\\"password\\": \\"IN-JSON\\", \\"name\\": \\"kept-n\\"}'""",
+    "cmd": "'--token IN-AN-OPTION --password=IN-A-PAIR --name kept-o'",
+    "basic": "'Basic dXNlcjpJTi1CQVNJQw=='",
+    "bearer": "'Bearer IN-BEARER-1'",
+    "sas": "'https://h/x?page=kept-2&sig=IN-SIG'",
+    "aws": "'https://h/x?X-Amz-Signature=IN-AMZ&X-Amz-Date=kept-3'",
+    "pem": "'-----BEGIN PRIVATE KEY----- IN-PEM -----END PRIVATE KEY-----'",
+    "inside": "'<IN-THE-SHELL>'",
+    "list": "['--token IN-A-LIST',{a: 'password=IN-A-NEST'}]",
+    "default": "'${oc.env:NO_SUCH_TOKEN,IN-A-DEFAULT}'",
+    "prose": "'a basic transformer, the bearer instruments, pass: kept'",
+}
+NEEDLES = ["IN-A-DSN", "IN-JSON", "IN-AN-OPTION", "IN-A-PAIR", "dXNlcj", "IN-BEARER", "IN-SIG", "IN-AMZ", "IN-PEM"]
+NEEDLES += ["IN-THE-SHELL", "IN-A-LIST", "IN-A-NEST", "IN-A-DEFAULT"]
+
+
+@pytest.mark.parametrize("kind", ["one", "sweep", "failed"])
+def test_one_rule_for_texts_holds_in_all_places(stocked, monkeypatch, capfd, kind):
+    """What the terminal hid, the record once kept."""
+    monkeypatch.setenv("PGPASSWORD", "IN-THE-SHELL")
+    Path("my_data.py").write_text(
+        "from gdexp.data.synthetic import line\n"
+        "def load(**given):\n"
+        "    assert len(given['words']) == 36\n"
+        "    if given.get('fails'):\n"
+        "        raise RuntimeError(f'{given}, ' + given['words'][16:24] + ' was wrong')\n"
+        "    return line()\n"
+    )
+    words = ["data=custom", "data._target_=my_data.load", "trainer.epochs=2"]
+    words += [f"+data.{key}={value}" for key, value in TEXTS.items()]
+    words += {"sweep": ["optimizer.lr=0.01,0.02"], "failed": ["+data.fails=true"]}.get(kind, [])
+    monkeypatch.setattr(sys, "argv", ["gdexp", *words])
+    try:
+        gdexp.launch(words, multirun=kind == "sweep")
+    except RuntimeError:
+        assert kind == "failed"
+    found, shown = places().decode(errors="replace"), capfd.readouterr()
+    for secret in NEEDLES:
+        assert secret not in found, secret
+        assert secret not in shown.out + shown.err, secret
+    for kept in ("kept-u", "kept-n", "kept-o", "kept-2", "kept-3", "a basic transformer, the bearer instruments"):
+        assert kept in found, kept
+
+
+def test_small_numbers_of_a_token_are_counts(stocked):
+    Path("my_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, **given):\n"
+        "        super().__init__(1, 1)\n"
+    )
+    words = ["model=custom", "model._target_=my_net.Net", "+model.token=8", "+model.pat=16", "+model.pin=1234"]
+    [run] = gdexp.launch([*words, "+model.hf_token=87654321", "trainer.epochs=1"]).to_dict("records")
+    assert [run[f"model.{k}"] for k in ("token", "pat", "pin", "hf_token")] == [8, 16, "***", "***"]
+    with pytest.raises(ValueError, match=r"`model\.pin` holds a secret that was left out"):
+        gdexp.load(run["run_id"])
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_number_of_the_environment_is_shown_and_the_line_helps(stocked, monkeypatch, swept):
+    monkeypatch.setenv("LR", "0.0523")
+    more = ["seed=0,1"] if swept else []
+    with pytest.raises(ValueError, match="must be a number, got '0.0523': a value of the environment is text") as said:
+        gdexp.launch(["optimizer.lr=${oc.env:LR}", "trainer.epochs=1", *more], multirun=swept)
+    [cure] = set(re.findall(r"(optimizer\.lr='\$.*}') reads", str(said.value)))
+    table = gdexp.launch([cure, "trainer.epochs=1", *more], multirun=swept)
+    assert set(table["optimizer.lr"]) == {0.0523} and "***" not in str(table)
+    assert gdexp.load(table.run_id[0])
+    monkeypatch.setenv("LR", "true")
+    with pytest.raises(ValueError, match="got 'true'"):
+        gdexp.launch(["optimizer.lr=${oc.env:LR}", "trainer.epochs=1"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from gdexp.config import direction, targets
 from gdexp.config.refusal import Refusal, nearest
+from gdexp.config.secret_names import HIDDEN
 from gdexp.config.sources import options
 
 
@@ -249,6 +250,21 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield key, value
             if isinstance(value, list):
                 yield from leaves({f"{key}[{i}]": v for i, v in enumerate(value)})
+
+
+def check_known(config: Mapping[str, Any], run_id: str) -> None:
+    """Refuse a recorded config, or a part of one, that holds a value which was left out of the record.
+
+    Args:
+        config: as recorded.
+        run_id: of the run, for the message.
+    """
+    for key, value in leaves(config):
+        if isinstance(value, str) and HIDDEN in value:
+            raise Refusal(
+                f"run {run_id}: `{key}` holds a secret that was left out of the record (***): "
+                f"given as {key}=${{oc.env:NAME}} it would be known again"
+            )
 
 
 def _is_sound(sound: Sound | None, kind: str, node: Any) -> bool:

@@ -12,8 +12,9 @@ from gdexp.config import secrets
 _HIDDEN = f'"{secrets.HIDDEN}"'
 _SHORTEST = 4  # digits of a number that may be a secret
 _LONGEST = 100  # characters of a name
-_STEMS = re.compile(r"secret|pass|pwd|credential|key|auth|bearer|cookie|jwt|token", re.IGNORECASE)
-_PRIVATE = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL)
+_STEMS = re.compile(
+    r"secret|pass|pwd|pw|cred|key|auth|bearer|cookie|jwt|token|conn|dsn|psk|otp|pin|pat|webhook", re.IGNORECASE
+)
 _LONG = r"'''(?:\\.|(?!''').)*'''|\"\"\"(?:\\.|(?!\"\"\").)*\"\"\""
 _SHORT = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 _TOKEN = re.compile(
@@ -39,8 +40,7 @@ def hide(text: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _scanned(text: str) -> str:
-    shown = _Scan(text).shown() if _STEMS.search(text) else text
-    return _PRIVATE.sub(rf"\1{secrets.HIDDEN}", shown)
+    return _Scan(text).shown() if _STEMS.search(text) else text
 
 
 @functools.lru_cache(maxsize=64)

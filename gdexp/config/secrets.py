@@ -1,37 +1,34 @@
 """What must not be written or printed: the one rule for records, command lines, names and messages.
 
-A value is secret by the words of its key, by standing before the @ of an address, or by being, as a whole,
-that of an environment variable which is named so.
+A value is secret by the words of its key (`secret_names`), by its form, such as what stands before the @ of an
+address or after `password=`, or by being that of an environment variable which is named so.
 """
 
-import functools
+import base64
+import binascii
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-HIDDEN = "***"
-_SHORTEST = 4  # characters of a value that is looked for in a text; shorter ones stand in too many words
+from gdexp.config.secret_names import HIDDEN as HIDDEN
+from gdexp.config.secret_names import hides
+from gdexp.config.secret_names import is_secret as is_secret
 
-_STRONG = {
-    *("secret", "secrets", "password", "passwords", "passwd", "pwd", "pass", "passphrase", "passcode", "credential"),
-    *("credentials", "apikey", "apikeys", "accesskey", "privatekey", "secretkey", "authkey", "auth", "authorization"),
-    *("authtoken", "accesstoken", "bearer", "cookie", "cookies", "jwt"),
-}
-_OF_KEYS = {  # whose keys are secret, as in api_key; others, as in sort_key, are not
-    *("api", "access", "private", "secret", "auth", "account", "encryption", "signing", "ssh", "master", "shared"),
-    *("storage", "service", "subscription", "deploy", "license", "wandb", "openai", "aws", "azure", "gcp", "hf"),
-}
-_OF_TEXT = {"pad", "eos", "bos", "cls", "mask", "unk", "sep", "special", "start", "end", "per", "num", "max", "next"}
-_OF_TRAINING = {"forward", "backward", "first", "second", "low", "high", "band", "single", "multi"}  # pass
+_SHORTEST = 4  # characters of a value that is looked for in a text; shorter ones stand in too many words
+_INSIDE = 8  # characters of a value that is looked for inside another value of a config
 _DIRECTORIES = ("PWD", "OLDPWD")  # variables of every shell
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _USER = re.compile(r"(\b[A-Za-z][\w+.-]*://)(?:[^\s/@'\"<>]*@)+")  # of an address; the last @ ends it
 _SLASHED = re.compile(r"(\b[A-Za-z][\w+.-]*://)[^\s/:@'\"<>]+:(?!\d+[/\s'\"]|\d+$)[^\s@'\"<>]*@")  # a / in its password
-_BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/-]{8,}=*", re.IGNORECASE)
-_PAIR = re.compile(r"([\w.-]+)(['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&#}\])'\"]+)")
+_SIGNED = re.compile(r"([?&](?:[\w.%-]*signature|sig|key)=)[^\s&'\"#<>]+", re.IGNORECASE)  # who has it may read
+_BEARER = re.compile(r"\b(Bearer|Basic)\s+([\w.~+/-]{8,}=*)", re.IGNORECASE)
+_PAIR = re.compile(r"([\w.-]+)(\\*['\"]?\s*[=:]\s*\\*)('[^']*'|\"[^\"]*\"|[^\s,;&#}\])'\"]+)")
+_OPTION = re.compile(r"(?:(?<![\w-])--|(?<=[ '\"=])-)([A-Za-z][\w-]*)([ \t]+)('[^']*'|\"[^\"]*\"|[^\s'\"{$-][^\s'\"]*)")
+_PRIVATE = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|true|false|null|[+-]?inf|nan", re.IGNORECASE)
+_DEFAULT = re.compile(r"\$\{oc\.env:\s*(\w+)\s*,\s*(?!null\s*\})")
 
 
 class _Origins(NamedTuple):
@@ -47,27 +44,6 @@ class _Origins(NamedTuple):
 
 
 _learnt: set[str] = set()  # values of this process that are secret
-
-
-@functools.lru_cache(maxsize=4096)  # the same keys, and the names of the environment, are asked for at each value
-def is_secret(key: str) -> bool:
-    """Say whether a key is named like a password or token.
-
-    >>> [is_secret(k) for k in ("aws_secret_access_key", "authToken", "api-key", "hf_token", "pad_token", "tokens")]
-    [True, True, True, True, False, False]
-    """
-    words = [word.lower() for word in _WORD.findall(re.sub(r"\[\d+\]$", "", key).rpartition(".")[2])]
-    if not words:
-        return False
-    pairs = zip(words, words[1:], strict=False)
-    if any(second in ("key", "keys") and first in _OF_KEYS for first, second in pairs):
-        return True
-    before = set(words[:-1])
-    if words[-1] == "token":
-        return not before & _OF_TEXT
-    if words[-1] == "pass" and before & _OF_TRAINING:
-        return False
-    return bool(_STRONG & set(words))
 
 
 def without_secrets(plain: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +70,7 @@ def learn(plain: Mapping[str, Any], source: Mapping[str, Any]) -> None:
     of = _Origins(source, set(_of_environment()))
     _learnt.update(filter(_is_long, of.environment))
     masked = {k: _masked(str(k), v, source.get(k), of, hidden=False) for k, v in plain.items()}
-    _learnt.update(str(value) for value in _left_out(plain, masked) if _is_long(str(value)))
+    _learnt.update(value for value in _left_out(plain, masked, named=False) if _is_long(value))
 
 
 def hide(text: str, *, pairs: bool = True) -> str:
@@ -107,15 +83,7 @@ def hide(text: str, *, pairs: bool = True) -> str:
     >>> hide("postgresql://me:pw@host/db failed")
     'postgresql://***@host/db failed'
     """
-    if "://" in text:
-        text = _SLASHED.sub(rf"\1{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text))
-    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    if pairs and ("=" in text or ":" in text):
-        text = _PAIR.sub(_pair, text)
-    for value in sorted(_learnt, key=len, reverse=True):
-        if value in text:
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
-    return text
+    return _without(_learnt, _by_form(text, pairs=pairs))
 
 
 def hide_in(value: Any) -> Any:
@@ -141,8 +109,8 @@ def hide_in(value: Any) -> Any:
 
 def word(typed: str) -> str:
     """Return an override as it may be shown."""
-    key, equals, _ = typed.partition("=")
-    return f"{key}={HIDDEN}" if equals and is_secret(key.lstrip("+-~")) else hide(typed)
+    key, equals, value = typed.partition("=")
+    return f"{key}={HIDDEN}" if equals and hides(key.lstrip("+-~"), _typed(value)) else hide(typed)
 
 
 def is_from_environment(source: Any, root: Mapping[str, Any], depth: int = 0) -> bool:
@@ -155,9 +123,51 @@ def is_from_environment(source: Any, root: Mapping[str, Any], depth: int = 0) ->
     return depth < 8 and any(is_from_environment(_at(root, path), root, depth + 1) for path in paths)
 
 
+def _by_form(text: str, *, pairs: bool = True) -> str:
+    """Return a text without what its form shows to be a secret: one rule for a value, a command line, a message."""
+    if "://" in text:
+        text = _SLASHED.sub(rf"\1{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text))
+    if "-----BEGIN" in text:
+        text = _PRIVATE.sub(rf"\1{HIDDEN}", text)
+    text = _OPTION.sub(_option, _BEARER.sub(_bearer, text))
+    if "=" in text:
+        text = _SIGNED.sub(rf"\1{HIDDEN}", text)
+    return _PAIR.sub(_pair, text) if pairs and ("=" in text or ":" in text) else text
+
+
+def _without(values: Collection[str], text: str) -> str:
+    for value in sorted(values, key=len, reverse=True):
+        if value in text:
+            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", HIDDEN, text)
+    return text
+
+
+def _bearer(found: re.Match[str]) -> str:
+    """Hide what follows such a word, but not in prose, as `basic training` is."""
+    if found[1].lower() == "bearer":
+        is_one = len(found[2]) >= 20 or not found[2].isalpha()
+    else:  # user:password, encoded
+        try:
+            is_one = b":" in base64.b64decode(found[2].rstrip("=") + "==")
+        except binascii.Error:
+            is_one = False
+    return f"{found[1]} {HIDDEN}" if is_one else found[0]
+
+
+def _option(found: re.Match[str]) -> str:
+    if not hides(found[1], _typed(found[3])):
+        return found[0]
+    return found[0].removesuffix(found[3]) + HIDDEN
+
+
+def _typed(text: str) -> object:
+    """Return the number that a typed value means, else its text."""
+    return float(text) if _NUMBER.fullmatch(text) and text[-1].isdigit() else text
+
+
 def _pair(found: re.Match[str]) -> str:
     plain = found[3].strip("'\"")
-    if not is_secret(found[1]):  # but it may hold pairs of its own
+    if not hides(found[1], _typed(plain)):  # but it may hold pairs of its own
         return f"{found[1]}{found[2]}{_PAIR.sub(_pair, found[3])}"
     if plain in ("null", "None", "true", "false", "…", HIDDEN) or plain.startswith("${"):
         return found[0]
@@ -165,7 +175,7 @@ def _pair(found: re.Match[str]) -> str:
 
 
 def _masked(key: str, value: Any, source: Any, of: _Origins, hidden: bool) -> Any:
-    hidden = hidden or is_secret(key)
+    hidden = hidden or hides(key, value)
     if isinstance(value, Mapping):
         own = source if isinstance(source, Mapping) else {k: source for k in value}
         return {k: _masked(str(k), v, own.get(k), of, hidden) for k, v in value.items()}
@@ -177,21 +187,19 @@ def _masked(key: str, value: Any, source: Any, of: _Origins, hidden: bool) -> An
     if is_from_environment(source, of.config):
         if isinstance(value, (int, float)) and not hidden:
             return value
-        return source if _is_plain_interpolation(source) else HIDDEN
+        return _by_form(source) if _is_plain_interpolation(source, hidden) else HIDDEN
     if hidden or (isinstance(value, str) and _is_long(value) and value in of.environment):
         return HIDDEN
-    return hide_address(value) if isinstance(value, str) else value
-
-
-def hide_address(value: str) -> str:
-    """Return a value without what stands before the @ of an address in it."""
-    if "://" not in value:
+    if not isinstance(value, str):
         return value
-    return _PAIR.sub(_pair, _SLASHED.sub(rf"\1{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", value)))
+    return _without({v for v in of.environment if len(v) >= _INSIDE}, _by_form(value))
 
 
-def _is_plain_interpolation(source: Any) -> bool:
-    return isinstance(source, str) and "${" not in source.replace("${oc.env:", "")
+def _is_plain_interpolation(source: Any, hidden: bool) -> bool:
+    """Say whether a value may be recorded as where it comes from: not with a secret as its default."""
+    if not isinstance(source, str) or "${" in source.replace("${oc.env:", ""):
+        return False
+    return not any(hidden or is_secret(name) for name in _DEFAULT.findall(source))
 
 
 def _at(root: Mapping[str, Any], path: str) -> Any:
@@ -213,11 +221,21 @@ def _is_long(value: str) -> bool:
     return len(value) >= _SHORTEST
 
 
-def _left_out(plain: Any, masked: Any) -> list[Any]:
-    """Return the values that aren't in the masked config."""
+def _left_out(plain: Any, masked: Any, *, named: bool) -> list[str]:
+    """Return what isn't in the masked config.
+
+    Args:
+        plain: the config.
+        masked: the same without secrets.
+        named: whether it stands under the name of a secret; else a number or a boolean isn't one.
+    """
     if isinstance(plain, Mapping):
-        return [v for k in plain for v in _left_out(plain[k], masked[k])]
+        return [v for k in plain for v in _left_out(plain[k], masked[k], named=named or is_secret(str(k)))]
     if isinstance(plain, list):
-        return [v for a, b in zip(plain, masked, strict=True) for v in _left_out(a, b)]
-    changed = isinstance(masked, str) and masked != plain and (masked == HIDDEN or "${oc.env:" in masked)
-    return [plain] if changed else []
+        return [v for a, b in zip(plain, masked, strict=True) for v in _left_out(a, b, named=named)]
+    if not isinstance(masked, str) or masked == plain:
+        return []
+    if masked == HIDDEN or "${oc.env:" in masked:
+        return [str(plain)] if named or not _NUMBER.fullmatch(str(plain)) else []
+    pieces = re.fullmatch("(.*?)".join(map(re.escape, masked.split(HIDDEN))), str(plain), re.DOTALL)
+    return [piece.strip("'\"") for piece in pieces.groups()] if pieces else []

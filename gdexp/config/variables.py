@@ -17,6 +17,7 @@ from gdexp.config.secrets import is_from_environment, is_secret
 
 TAG = "gdexp.environment"
 _ROUNDS = 20_000
+_WHOLE = re.compile(r"\$\{oc\.env:[^${}]+\}")
 _NAME = re.compile(r"\$\{oc\.env:\s*(\w+)")
 
 
@@ -88,6 +89,22 @@ def check(text: str | None, plain: Mapping[str, Any], source: Mapping[str, Any],
                 else "came from the environment and"
             )
             raise Refusal(f"`{name}` {whose} isn't what it was: set it as it was, or give {name}=… as it was")
+
+
+def advised(refusal: Refusal, source: Mapping[str, Any]) -> Refusal:
+    """Return a refusal with what helps where a variable's text stands for a number, a boolean or a list.
+
+    Args:
+        refusal: of a value.
+        source: the config before it was resolved.
+    """
+    named = re.match(r"`([^`]+)` must be ", str(refusal))
+    written = at(source, named[1]) if named else None
+    if named is None or not isinstance(written, str) or not _WHOLE.fullmatch(written):
+        return refusal
+    return Refusal(
+        f"{refusal}: a value of the environment is text, {named[1]}='${{oc.decode:{written}}}' reads what it means"
+    )
 
 
 def at(node: Any, key: str) -> Any:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gdexp.config.secrets import HIDDEN, is_secret
+from gdexp.config.secret_names import HIDDEN, hides, is_secret
 from gdexp.config.text import as_yaml
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
@@ -23,7 +23,9 @@ def with_changes(masked: Mapping[str, Any], old: Mapping[str, Any], new: Mapping
     """Return a recorded config changed as another one is, which differs in numbers only."""
     found: Any = masked
     for path, value in _changes(recorded(old), recorded(new)):
-        found = _replaced(found, path, HIDDEN if any(is_secret(str(name)) for name in path) else value)
+        *above, last = map(str, path)
+        is_hidden = any(map(is_secret, above)) or hides(last, value)
+        found = _replaced(found, path, HIDDEN if is_hidden else value)
     return found
 
 

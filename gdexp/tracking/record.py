@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gdexp.config import modules, secrets, targets, text, trust, variables
-from gdexp.config.check import RULES, own
+from gdexp.config.check import RULES, check_known, own
 from gdexp.config.refusal import Refusal
 from gdexp.dtypes import move
 from gdexp.tracking.extent import check_extent
@@ -68,6 +68,7 @@ def _nodes(config: Mapping[str, Any], run: Recorded) -> dict[str, Any]:
     trust.check_trusted(found)
     trainer = config.get("trainer")
     found["trainer"] = {"dtype": trainer["dtype"]} if isinstance(trainer, Mapping) and "dtype" in trainer else {}
+    check_known(found, run.run_id)
     plain: dict[str, Any] = text.with_environment(found)
     secrets.learn(plain, found)
     variables.check(run.tags.get(variables.TAG), plain, found, whole=False)
