@@ -7,7 +7,7 @@ import pytest
 import gdexp
 
 OWN = """
-import contextvars, functools, itertools
+import contextvars, functools, itertools, random
 from dataclasses import dataclass, field
 import torch
 from torch import nn
@@ -137,6 +137,33 @@ enclosed = around(naturals())
 class EnclosedGenerator(Numbered):
     number = lambda self: enclosed()
 
+source = random.Random(0)
+class Drawing(Numbered):
+    number = lambda self: source.random()
+
+def drawn():
+    while True:
+        yield source.random()
+draws = drawn()
+class GeneratorThatDraws(Numbered):
+    number = lambda self: next(draws)
+
+class GeneratorOfAGenerator(Numbered):
+    number = lambda self: next(outer)
+def passing():
+    while True:
+        yield next(generator)
+outer = passing()
+
+def both():
+    n = 0
+    while True:
+        n += 1
+        yield n + source.random()
+counting = both()
+class GeneratorThatCountsAndDraws(Numbered):
+    number = lambda self: next(counting)
+
 pair = naturals(), None
 class GeneratorInATuple(Numbered):
     number = lambda self: next(pair[0])
@@ -151,6 +178,8 @@ class Variable(Numbered):
 KINDS = ["FunctionAttribute", "DefaultArgument", "DefaultOfAMethod", "Closure", "Cache", "AttributeOfAnObject"]
 KINDS += ["ListOfAnObject", "NewAttribute", "Count", "AttributeOfAnotherClass", "InATensor", "Patched", "Variable"]
 UNCOPIED = ["Generator", "GeneratorAndMore", "OwnNameOfAGenerator", "EnclosedGenerator"]
+UNCOPIED += ["GeneratorThatDraws", "GeneratorOfAGenerator"]
+FOR_GOOD = {"GeneratorInATuple": "pair", "GeneratorThatCountsAndDraws": "counting"}
 
 
 def curve(run_id):
@@ -184,15 +213,17 @@ def test_state_outside_of_a_model_begins_anew_with_each_run(own, kind, capsys):
 @pytest.mark.parametrize("kind", UNCOPIED)
 def test_state_that_cannot_be_copied_begins_anew_with_the_users_file(own, kind):
     """Neither the look before training nor another run takes a value away."""
-    wanted = curve(gdexp.launch([*words("Numbered"), "optimizer.lr=0.1"]).run_id[0])
+    like = "Drawing" if kind == "GeneratorThatDraws" else "Numbered"
+    wanted = curve(gdexp.launch([*words(like), "optimizer.lr=0.1"]).run_id[0])
     assert curve(gdexp.launch([*words(kind), "optimizer.lr=0.1"]).run_id[0]) == wanted
     swept = gdexp.launch([*words(kind), "optimizer.lr=0.01,0.1", "sweep.stack=never"], multirun=True)
     assert curve(swept.run_id[1]) == wanted
 
 
-def test_what_a_look_changes_for_good_is_said(own, capsys):
-    gdexp.launch([*words("GeneratorInATuple"), "optimizer.lr=0.1"])
-    assert "own_shared.pair was changed when the model was tried" in capsys.readouterr().err
+@pytest.mark.parametrize("kind", FOR_GOOD)
+def test_what_a_look_changes_for_good_is_said(own, capsys, kind):
+    gdexp.launch([*words(kind), "optimizer.lr=0.1"])
+    assert f"own_shared.{FOR_GOOD[kind]} was changed when the model was tried" in capsys.readouterr().err
 
 
 def test_change_that_begins_after_the_trial_is_seen(own):

@@ -7,14 +7,13 @@ is to begin with what the file said, as in a process of its own.
 import copy
 import functools
 import io
-import itertools
 import pickle
 import sys
 import types
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gdexp.build import contents, kinds, nodes
+from gdexp.build.lending import Loan, random_states
 from gdexp.config import modules, targets
 
 _LARGE = 100_000  # numbers in an array that is kept; of a larger one it is only seen that it changed
@@ -72,8 +72,7 @@ class Shared:
         """Note how everything is now."""
         self._known = set(sys.modules)
         self._nodes: dict[int, _Node] = {}
-        self._lent: dict[int, Any] = {}  # by the id of an iterator: another that gives what it would have given
-        self._drawn: set[int] = set()  # ids of those of which something was taken
+        self._loans: dict[int, Loan] = {}  # by the id of the iterator
         waiting = deque((name, sys.modules[name]) for name in self.roots)
         while waiting:
             waiting.extend(self._noted(*waiting.popleft()))
@@ -87,21 +86,24 @@ class Shared:
 
     def lend(self) -> None:
         """Put others in the place of iterators that Python can't copy: what is taken of them, `put_back` gives back."""
-        others = {}
         for place, node in self._nodes.items():
-            if (
-                node.kind == "opaque"
-                and node.spare is None
-                and not node.stays
-                and not isinstance(node.value, io.IOBase)
-            ):
-                others[place], self._lent[place] = itertools.tee(self._taken(node.value))
-        self._exchange(others)
+            lendable = node.kind == "opaque" and node.spare is None and not isinstance(node.value, io.IOBase)
+            if lendable and not node.stays:
+                self._loans[place] = Loan(node.value, self._watch)
+        self._exchange({place: loan.stand_in for place, loan in self._loans.items()})
 
-    def _taken(self, value: Iterator[Any]) -> Iterator[Any]:
-        for one in value:
-            self._drawn.add(id(value))
-            yield one
+    def _watch(self) -> Callable[[], bool]:
+        """Return what says whether something but stand-ins has changed since."""
+        now, drawn = Shared(self.roots), random_states()
+        stand_ins = {id(loan.stand_in) for loan in self._loans.values()}
+        taken = sum(loan.taken for loan in self._loans.values())
+
+        def has_changed() -> bool:
+            others = (node for place, node in now._nodes.items() if place not in stand_ins)
+            more = sum(loan.taken for loan in self._loans.values()) - taken
+            return more > 1 or random_states() != drawn or any(map(_difference, others))
+
+        return has_changed
 
     def _exchange(self, others: Mapping[int, Any]) -> None:
         """Put other objects, by the ids of those that were there, in the place of these."""
@@ -119,13 +121,14 @@ class Shared:
             if kinds.users(name):  # what it holds isn't known; the next run imports it anew
                 del sys.modules[name]
         changed = [(node, name) for node in self._nodes.values() if (name := _difference(node))]
-        spares = {place: self._lent[place] for place in self._drawn}
-        lost = []
+        spares = {place: loan.returned() for place, loan in self._loans.items() if loan.taken}
+        lost = [self._nodes[place].name for place, other in spares.items() if other is None]
+        spares = {place: other for place, other in spares.items() if other is not None}
         for node, name in changed:
             place = id(node.value)
             if node.spare is not None:
                 spares[place] = node.spare
-            elif place not in self._lent and not _put_back(node):
+            elif place not in self._loans and not _put_back(node):
                 lost.append(name)
         self._exchange(spares)
         for namespace in namespaces if spares else ():
