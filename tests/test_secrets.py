@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gdexp
-from gdexp.config import literals
+from gdexp.config import literals, secrets
 from gdexp.config.secrets import hide, is_secret
 
 SECRET = re.findall(
@@ -74,6 +74,12 @@ VALUES = {
 }
 HIDDEN = ["hunter2aa", "abcd/efgh", "tok-123-456", "73519284", "begin-key", "deep-key", "pg-pass", "sl/pass"]
 HIDDEN += ["query-pass", "from-environment", "from-the-shell"]
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """Leave no secret of these tests to what other tests print in this process."""
+    monkeypatch.setattr(secrets, "_learnt", set())
 
 
 @pytest.fixture
