@@ -121,7 +121,7 @@ def test_module_found_while_training_is_recorded_and_its_job_not_taken_over(stoc
 
 def test_module_that_its_host_imported_and_that_was_edited_is_refused(stocked, monkeypatch):
     monkeypatch.syspath_prepend(str(stocked))
-    monkeypatch.delitem(sys.modules, "net", raising=False)
+    sys.modules.pop("net", None)
     net(stocked)
     try:
         module = importlib.import_module("net")

@@ -62,7 +62,7 @@ def parts(stocked, monkeypatch):
 
     (stocked / "parts_of_direction.py").write_text(PARTS)
     monkeypatch.syspath_prepend(str(stocked))
-    monkeypatch.delitem(sys.modules, "parts_of_direction", raising=False)
+    sys.modules.pop("parts_of_direction", None)
     yield importlib.import_module("parts_of_direction")
     sys.modules.pop("parts_of_direction", None)
 

@@ -124,7 +124,7 @@ def parts(stocked, monkeypatch):
 
     (stocked / "parts_of_optimizers.py").write_text(PARTS)
     monkeypatch.syspath_prepend(str(stocked))
-    monkeypatch.delitem(sys.modules, "parts_of_optimizers", raising=False)
+    sys.modules.pop("parts_of_optimizers", None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield importlib.import_module("parts_of_optimizers")

@@ -22,10 +22,10 @@ OWN_RULES = ["trainer.divergence_factor=null"]  # the plain loops have none
 
 
 @pytest.fixture
-def run(here, monkeypatch):
+def run(here):
     """Launch a command of 20 epochs; return its curve of each metric and its model."""
     (here / "spy.py").write_text("seen = []\ndef take(epoch, model):\n    seen.append((epoch, model))\n")
-    monkeypatch.delitem(sys.modules, "spy", raising=False)
+    sys.modules.pop("spy", None)
 
     def launch(*words):
         gdexp.launch([f"trainer.epochs={EPOCHS}", "trainer.on_epoch=[spy.take]", "tracking=none", *OWN_RULES, *words])
