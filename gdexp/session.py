@@ -104,12 +104,13 @@ class Session:
                     ends[0] = self._finish(self._ended, tested(self._parts).get(0, {}))
                 for epochs in self._checked(loop, state) if not ends else ():
                     self._keeper.before_recording(epochs[0])
-                    measured = tested(self._parts) if any(epoch.last for epoch in epochs) else {}
+                    ended = [epoch for epoch in epochs if epoch.last]
+                    measured = tested(self._parts) if ended else {}
                     for epoch in epochs:
                         self._note(epoch)
-                        self._ended = epoch if epoch.last else self._ended
+                    self._ended = ended[0] if ended else None
                     self._keeper.after_epoch(epochs[0])
-                    for epoch in (epoch for epoch in epochs if epoch.last):
+                    for epoch in ended:
                         ends[epoch.run] = self._finish(epoch, measured.get(epoch.run, {}))
                     progress.epochs(epochs, parts.config["trainer"]["epochs"])
                     if len(ends) < len(parts.runs):
@@ -166,7 +167,8 @@ class Session:
         for hook in self._parts.hooks:
             hook(epoch, self._parts.model)
         self._first[run] = epoch.metrics | self._first.get(run, {})
-        self._note_gaps(epoch, epoch.metrics)
+        if run in self._gaps or not all(map(math.isfinite, epoch.metrics.values())):
+            self._note_gaps(epoch, epoch.metrics)
         if node["objective_at"] == "best" and self._counts(epoch) and (name := ordered_by(node, epoch.metrics)):
             now, mode = epoch.metrics[name], self._better(name)
             self._best[run] = min(self._best.get(run, now), now, key=lambda value: direction.cost(value, mode))
@@ -181,12 +183,14 @@ class Session:
 
     def _note_gaps(self, epoch: Epoch, metrics: Mapping[str, float]) -> None:
         """Note what isn't a finite number, which no store gets; of a loss that ends its run other tags tell."""
-        gaps = self._gaps.setdefault(epoch.run, {})
-        if epoch.diverged or (not gaps and all(map(math.isfinite, metrics.values()))):
+        if epoch.diverged:
             return
+        gaps = self._gaps.get(epoch.run, {})
         for name, value in metrics.items():
             if name in gaps or not math.isfinite(value):
                 gaps.setdefault(name, {"first_epoch": epoch.epoch})["at_end"] = not math.isfinite(value)
+        if gaps:
+            self._gaps[epoch.run] = gaps
 
     def _finish(self, epoch: Epoch, measured: Mapping[str, float]) -> End:
         """Record the end of a run."""

@@ -6,8 +6,10 @@ What may be built from a *record* (somebody else's config.yaml) is narrower: see
 import functools
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType, NoneType, UnionType
 from typing import Any
 
@@ -187,7 +189,7 @@ def _module(key: str, name: str, whole: str) -> ModuleType:
 def _import(name: str) -> ModuleType | None:
     """Import a module; None if there is none of that name (an ImportError inside it is not that)."""
     try:
-        with local_modules():
+        with nullcontext() if name in sys.modules else local_modules():
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
