@@ -23,6 +23,17 @@ def as_yaml(config: Mapping[str, Any] | Sequence[Any]) -> str:
     return yaml.dump(config, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
+def scalar_as_yaml(value: object) -> str:
+    """Return a value that is no container as it stands in such a text.
+
+    >>> scalar_as_yaml(1e-5), scalar_as_yaml(3), scalar_as_yaml("3")
+    ('1.0e-05', '3', "'3'")
+    """
+    if type(value) in (int, float):  # which are written plainly: no need for a document around each of many
+        return str(yaml.representer.SafeRepresenter().represent_data(value).value)
+    return as_yaml([value])[2:-1]
+
+
 def from_yaml(text: str, what: str) -> dict[str, Any]:
     """Read a config, with its interpolations as they stand.
 

@@ -1,12 +1,11 @@
 """How a config stands in the record: params as one types them, and config.yaml."""
 
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gdexp.config.secret_names import HIDDEN, hides, is_secret
-from gdexp.config.text import as_yaml
+from gdexp.config.text import as_yaml, scalar_as_yaml
 
 _UNRECORDED = ("tracking", "sweep", "hydra")  # where and how a run is made, not what it is; may hold secrets
 _KEY = re.compile(r"[\w.: /-]+")  # what MLflow takes in the name of a param
@@ -55,7 +54,7 @@ def pages(
     for config, own, chosen in zip(configs, changes, options, strict=True):
         heads = {g: str(o) for g, o in chosen.items() if g not in _UNRECORDED and o is not None}
         values = dict(_typed_leaves({path[0]: config[path[0]] for path in own}))
-        texts = [_scalar(own.get(path, before)) for path, before in zip(order, known, strict=True)]
+        texts = [scalar_as_yaml(own.get(path, before)) for path, before in zip(order, known, strict=True)]
         text = pieces[0] + "".join(t + piece for t, piece in zip(texts, pieces[1:], strict=True))
         found.append((heads | params | values, text))
     return found
@@ -115,16 +114,6 @@ def _at(node: Any, path: Sequence[Any]) -> Any:
     for key in path:
         node = node[key]
     return node
-
-
-@functools.cache
-def _scalar_text(kind: str, value: Any) -> str:
-    return as_yaml([value])[2:-1]
-
-
-def _scalar(value: Any) -> str:
-    """Return a number, or another scalar, as it stands in YAML."""
-    return _scalar_text(type(value).__name__, value)  # 1 and 1.0 are equal, but not written alike
 
 
 def _typed_leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
