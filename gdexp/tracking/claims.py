@@ -15,6 +15,7 @@ from gdexp.tracking import endings, locks
 from gdexp.tracking.sqlite import Tables
 
 _TABLE = "CREATE TABLE IF NOT EXISTS gdexp_claims (job PRIMARY KEY, owner, host, process, seen)"
+_OWNERS = "SELECT job, owner FROM gdexp_claims WHERE job IN (SELECT value FROM json_each(?))"
 _COMMANDS = "SELECT owner, seen FROM gdexp_claims WHERE job GLOB 'command *'"
 
 
@@ -64,7 +65,8 @@ class Claims(NamedTuple):
         try:
             with self._table() as tables:
                 self._put(tables, f"command {self.owner}")  # a sign of life
-                return [self._take(tables, job) for job in jobs]
+                owners = tables.select_of([self._name(job) for job in jobs], _OWNERS)
+                return [self._take(tables, job, owners) for job in jobs]
         except sqlite3.Error:  # a job that is trained twice is better than one that isn't
             return [True] * len(jobs)
 
@@ -100,17 +102,19 @@ class Claims(NamedTuple):
                 return not tables.select("SELECT 1 FROM gdexp_claims WHERE job=?", f"command {self.owner}")
         return held is False
 
-    def _take(self, tables: Tables, job: str) -> bool:
-        name = f"{self.experiment} {job}"
-        for (owner,) in tables.select("SELECT owner FROM gdexp_claims WHERE job=?", name):
+    def _take(self, tables: Tables, job: str, owners: Mapping[str, tuple]) -> bool:
+        name = self._name(job)
+        if claimed := owners.get(name):
+            _, owner = claimed
             if owner == self.owner:
                 return True
-            if self._is_there(tables, owner):
-                return False
-            if self._is_trained(tables, job):
+            if self._is_there(tables, owner) or self._is_trained(tables, job):
                 return False
         self._put(tables, name)
         return True
+
+    def _name(self, job: str) -> str:
+        return f"{self.experiment} {job}"
 
     def _is_trained(self, tables: Tables, job: str) -> bool:
         """Say whether a worker of a command that is gone still trains a job, or the command had done it."""

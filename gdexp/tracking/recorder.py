@@ -7,10 +7,9 @@ import sqlite3
 import threading
 import time
 import traceback as tracebacks
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,8 +32,13 @@ FLUSH_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
 CUT_OFF = "gdexp.cut_off"  # how often, and where, a run was cut off that has gone on
 _HEARTBEAT_SECONDS = 60.0
+_OWNERS = (
+    "SELECT run_uuid, status, lifecycle_stage,"
+    f" (SELECT value FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key='{endings.OWNER}')"
+    " FROM runs r WHERE run_uuid IN (SELECT value FROM json_each(?))"
+)
 _FEW = 16  # files and folders that are brought to the disk one by one
-_AT_ONCE = 16  # of more of them
+_AT_ONCE = 16  # threads that bring more of them there
 
 
 class ArtifactsElsewhere(Exception):
@@ -76,9 +80,9 @@ class Recorder:
         self.run_ids: list[str | None] = list(self._ids)
         self.lost: dict[int, str] = {}  # runs whose rows are another's now, and the line that says so
         self._tables, self._lock = tables, threading.Lock()
-        self._numbers: deque[tuple[int, Number]] = deque()  # filled by one thread, emptied by another
-        self._taken: list[tuple[int, Number]] = []  # out of these, on their way into the store
-        self._texts: deque[Mapping[str, str]] = deque()  # that aren't written yet
+        self._numbers: list[tuple[int, Number]] = []  # that aren't written yet, added by another thread
+        self._texts: list[Mapping[str, str]] = []  # likewise
+        self._unsettled: dict[str, None] = {}  # files and folders that may not be on the disk yet
         self._ends: dict[int, End] = {}  # of runs that have ended and aren't written yet
         self._over: set[int] = set()
         self._signature = endings.signature()
@@ -183,20 +187,19 @@ class Recorder:
         now = self._whole.start = int(time.time() * 1000)
         with self._tables.transaction():
             experiment, where = self._tables.experiment(begun[0].experiment, location)  # that of all
-            uris = [f"{where.rstrip('/')}/{run_id}/artifacts" for run_id in self._ids]
-            found = [local_path(uri) for uri in uris]
-            if found[0] is None:
+            if (place := local_path(where)) is None:
                 raise ArtifactsElsewhere(f"{where}/")
             begins.note(self._tables, self._ids, where)
         self._where = where
-        self.folders = [place for place in found if place is not None]
-        self.folders[0].parent.parent.mkdir(parents=True, exist_ok=True)
-        shared: dict[tuple[str, str], Path] = {}
+        self.folders = [place / run_id / "artifacts" for run_id in self._ids]
+        place.mkdir(parents=True, exist_ok=True)
+        self._unsettled[str(place)] = None
+        shared: dict[tuple[str, str], str] = {}
         for folder, run in zip(self.folders, begun, strict=True):
-            _write_texts(folder, run.texts, shared)
+            self._unsettled |= dict.fromkeys(_write_texts(str(folder), run.texts, shared))
         with self._tables.transaction():
-            for run_id, run, uri in zip(self._ids, begun, uris, strict=True):
-                user = run.tags.get("mlflow.user", "unknown")
+            for run_id, run in zip(self._ids, begun, strict=True):
+                uri, user = f"{where.rstrip('/')}/{run_id}/artifacts", run.tags.get("mlflow.user", "unknown")
                 self._tables.add_run(Run(run_id, run.name, user, now, uri, experiment))
                 self._tables.add_tags(run_id, {**run.tags, **self._signature})
                 self._tables.add_params(run_id, run.params)
@@ -216,6 +219,7 @@ class Recorder:
                 raise ArtifactsElsewhere(adoption.uri)
             self._adoption, self.folders = adoption, [adoption.folder]
             adoption.begin(self._tables, begun)
+        self._unsettle(adoption.folder)
 
     def _take_back(self) -> None:
         """Leave the store as it was before the runs were begun, as far as it can be written."""
@@ -264,45 +268,46 @@ class Recorder:
             trace = _trace(self._whole.begun[0].tags, status, end_time, rows)
             self._tables.add_tags(run_id, {**tags, **trace, **self._signature})
         self._there = set(rows)
+        self._unsettle(place)
+
+    def _unsettle(self, folder: Path) -> None:
+        """Have all that is in a folder of artifacts brought to the disk by the next flush."""
+        self._unsettled |= dict.fromkeys(map(str, [*places.files(folder), folder, *folder.parents[:2]]))
 
     def _end(self, run: int, status: str, tags: Mapping[str, object], files: Mapping[str, Any]) -> None:
         self._ends[run] = self._whole.ends[run] = End(status, tags, files, int(time.time() * 1000))
         self._over.add(run)
 
     def _keep_flushing(self) -> None:
-        texts = [path for folder in self.folders for path in places.files(folder)]
-        _settle(texts, [above for folder in self.folders for above in folder.parents[:2]])
         while not self._closing.wait(FLUSH_SECONDS):
             self.flush()
 
     def flush(self) -> list[str]:
         """Write what has come in, and now and then a sign of life; return what could not be written."""
         with self._lock:
-            for _ in range(len(self._numbers)):  # into the one before out of the other, so that nothing falls between
-                self._taken.append(self._numbers[0])
-                self._numbers.popleft()
-            ends = dict(self._ends)
+            numbers, ends = list(self._numbers), dict(self._ends)
             beat = time.monotonic() - self._beat > _HEARTBEAT_SECONDS
-            if not self._taken and not ends and not beat and not self._texts:
+            if not (numbers or ends or beat or self._texts or self._unsettled):
                 return []
             if ends:
                 with suppress(sqlite3.Error):
                     self._look_for_owners(ends)
             late = self._write_late_texts()
             missing = self._write_files({run: end for run, end in ends.items() if run not in self.lost})
+            self._settle()
             whole = {run: end for run, end in ends.items() if run not in missing and not late}
             lacking = late + [what for files in missing.values() for what in files]
             try:
                 with self._tables.transaction():
                     open_runs = set(range(len(self._ids))) - self._over if beat else set()
-                    self._look_for_owners({run for run, _ in self._taken} | whole.keys() | open_runs)
-                    self._write_rows(self._taken, whole, beat)
+                    self._look_for_owners({run for run, _ in numbers} | whole.keys() | open_runs)
+                    self._write_rows(numbers, whole, beat)
             except Exception as error:  # SQLite's, or a text or a number that it doesn't take
                 self._say(error)
-                lost = [f"{len(self._taken)} numbers"] if self._taken else []
+                lost = [f"{len(numbers)} numbers"] if numbers else []
                 return lacking + lost + (["how the run ended"] if ends else [])
-            self._whole.add(self._taken)
-            self._taken.clear()
+            self._whole.add(numbers)
+            del self._numbers[: len(numbers)]
             for run, end in whole.items():
                 if run not in self.lost:
                     self.statuses[run] = end.status
@@ -312,14 +317,12 @@ class Recorder:
 
     def _look_for_owners(self, runs: Iterable[int]) -> None:
         """Find out which runs aren't ours any more: closed, taken up by another process, or deleted for good."""
+        runs = list(runs)
+        there = self._tables.select_of([self._ids[run] for run in runs], _OWNERS)
         for run in runs:
             which = f"run {self.names[run]} ({self._ids[run]})"
-            sql = (
-                "SELECT status, lifecycle_stage, (SELECT value FROM tags t WHERE t.run_uuid=r.run_uuid AND t.key=?)"
-                " FROM runs r WHERE run_uuid=?"
-            )
-            if found := self._tables.select(sql, endings.OWNER, self._ids[run]):
-                status, stage, owner = found[0]
+            if found := there.get(self._ids[run]):
+                _, status, stage, owner = found
                 if stage == "deleted":
                     self._deleted.add(run)
                 if owner != self._signature[endings.OWNER]:
@@ -335,17 +338,14 @@ class Recorder:
         """Write the artifacts of runs that have ended; return those that could not be, by run."""
         missing: dict[int, list[str]] = {}
         for run, end in ends.items():
-            texts = self._whole.begun[run].texts
-            gone = {name: text for name, text in texts.items() if not (self.folders[run] / name).exists()}
+            folder, texts = str(self.folders[run]), self._whole.begun[run].texts
+            gone = {name: text for name, text in texts.items() if not os.path.exists(f"{folder}/{name}")}
             for name, content in {**gone, **end.files}.items():
                 try:
-                    _write(self.folders[run] / name, content)
+                    self._write(f"{folder}/{name}", content)
                 except Exception as error:  # safetensors has an error type of its own for a full disk
                     self._trouble = str(error)
                     missing.setdefault(run, []).append(name)
-        done = [run for run in ends if run not in missing]
-        written = [self.folders[run] / name for run in done for name in ends[run].files]
-        _settle(written)
         return missing
 
     def _write_late_texts(self) -> list[str]:
@@ -354,12 +354,40 @@ class Recorder:
             try:
                 for run, folder in enumerate(self.folders):
                     for name, text in self._texts[0].items() if run not in self.lost else ():
-                        _write(folder / name, text)
+                        self._write(f"{folder}/{name}", text)
             except OSError as error:
                 self._say(error)
                 return list(self._texts[0])
-            self._texts.popleft()
+            del self._texts[0]
         return []
+
+    def _write(self, path: str, content: "str | Mapping[str, Tensor]") -> None:
+        """Write an artifact, whole or not at all."""
+        folder, name = os.path.split(path)
+        draft = f"{folder}/.{name}.part"
+        try:
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+            with open(draft, "wb") as file:
+                file.write(content_of(content))
+            os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):  # it isn't there, or nothing can be changed there now
+                os.unlink(draft)
+            raise
+        self._unsettled |= {path: None, folder: None}
+
+    def _settle(self) -> None:
+        """Have artifacts on the disk with the folders that name them, before rows say that they are there."""
+        paths = list(self._unsettled)
+        if len(paths) <= _FEW:
+            _sync(paths)
+        else:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is asked for at once, a file system does together
+                list(pool.map(_sync, [paths[first::_AT_ONCE] for first in range(_AT_ONCE)]))
+        self._unsettled.clear()
 
     def _write_rows(self, numbers: Iterable[tuple[int, Number]], ends: Mapping[int, End], beat: bool) -> None:
         of_run: dict[int, list[Number]] = {}
@@ -420,9 +448,8 @@ class Recorder:
             return lacking
         try:
             with closing(Tables(self._tables.path)) as tables:
-                for run, run_id in enumerate(self._ids):
-                    if run in self.lost or self._whole.is_in(tables, run, run_id):
-                        continue
+                ours = {run: run_id for run, run_id in enumerate(self._ids) if run not in self.lost}
+                if not self._whole.are_in(tables, ours):
                     self._trouble = f"{self._tables.path} doesn't hold all of it any more"
                     return lacking
         except sqlite3.Error as error:
@@ -438,7 +465,7 @@ class Recorder:
         """
         name = f"{self.names[0]} ({self.run_ids[0]})"
         which = f"run {name}" if len(self._ids) == 1 else f"{len(self._ids)} runs, the first {name},"
-        self._whole.add(self._taken)
+        self._whole.add(self._numbers)
 
         def fill(tables: Tables) -> None:
             for run, run_id in enumerate(self._ids):
@@ -481,60 +508,39 @@ def _trace(tags: Mapping[str, str], status: str, end_time: int | None, rows: Ite
     return {PAUSED: str(pause), CUT_OFF: ", ".join([*earlier, f"{status} after epoch {epoch}"])}
 
 
-def _settle(files: Iterable[Path], folders: Iterable[Path] = ()) -> None:
-    """Have artifacts on the disk with the folders that name them, before rows say that they are there."""
-    known: dict[tuple[int, int] | None, Path] = {}  # a text that runs have in common is one file
-    for file in files:
-        for path in (file, file.parent):
-            known.setdefault(_file_of(path), path)
-    for path in folders:
-        known.setdefault(_file_of(path), path)
-    if len(known) <= _FEW:
-        for path in known.values():
-            _sync(path)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # what is asked for at once, a file system does together
-        list(pool.map(_sync, known.values()))
+def _sync(paths: Iterable[str]) -> None:
+    for path in paths:
+        with suppress(OSError):  # of a system that has no such thing for folders
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
 
-def _sync(path: Path) -> None:
-    with suppress(OSError):  # of a system that has no such thing for folders
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+def _write_texts(folder: str, texts: Mapping[str, str], shared: dict[tuple[str, str], str]) -> list[str]:
+    """Write the first artifacts of a run, all or none; return the files and folders that are new.
 
-
-def _write_texts(folder: Path, texts: Mapping[str, str], shared: dict[tuple[str, str], Path]) -> None:
-    """Write the first artifacts of a run, all or none; a text that runs have in common is one file on the disk."""
-    draft = folder.with_name(f".{folder.name}.part")
-    folder.parent.mkdir()
-    draft.mkdir()
+    A text that runs have in common is one file on the disk.
+    """
+    above, last = os.path.split(folder)
+    draft, new = f"{above}/.{last}.part", [above, folder]
+    os.mkdir(above)
+    os.mkdir(draft)
     for name, text in texts.items():
-        path = draft / name
+        path = f"{draft}/{name}"
         if "/" in name:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            new += [f"{folder}/{inside}" for inside in PurePosixPath(name).parents[:-1]]
         if (there := shared.get((name, text))) is not None:
             try:
                 os.link(there, path)
                 continue
             except OSError:  # a file system without hard links
                 pass
-        path.write_text(text, encoding="utf-8")
-        shared[name, text] = folder / name
-    draft.rename(folder)
-
-
-def _write(path: Path, content: "str | Mapping[str, Tensor]") -> None:
-    """Write an artifact, whole or not at all."""
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content_of(content))
-        draft.replace(path)
-    finally:
-        with suppress(OSError):  # it isn't there any more, or nothing can be changed there now
-            draft.unlink()
+        with open(path, "wb") as file:
+            file.write(text.encode())
+        shared[name, text] = f"{folder}/{name}"
+        new.append(f"{folder}/{name}")
+    os.rename(draft, folder)
+    return new

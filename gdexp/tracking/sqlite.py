@@ -14,6 +14,7 @@ What is relied on, and tested against MLflow's own client for each revision in K
   to a run, `input_tags` say what it was for.
 """
 
+import json
 import math
 import re
 import sqlite3
@@ -153,6 +154,15 @@ class Tables:
     def select(self, sql: str, *values: object) -> list[tuple]:
         """Return the rows of a query."""
         return self._connection.execute(sql, values).fetchall()
+
+    def select_of(self, names: Iterable[str], sql: str) -> dict[str, tuple]:
+        """Return the rows of a query by their first column, in one statement for all of these names.
+
+        Args:
+            names: run ids, or whatever else the query asks for.
+            sql: with one `IN (SELECT value FROM json_each(?))`.
+        """
+        return {row[0]: row for row in self.select(sql, json.dumps(list(names)))}
 
     def execute(self, sql: str, *values: object) -> None:
         """Run one statement."""

@@ -86,13 +86,19 @@ class Whole:
         for key, columns in self._numbers.get(run, {}).items():
             yield from (Number(key, value, time, step) for step, value, time in zip(*columns, strict=True))
 
-    def is_in(self, tables: Tables, run: int, run_id: str) -> bool:
-        """Say whether a store has a run with its end and all its numbers."""
-        if tables.select("SELECT status FROM runs WHERE run_uuid=?", run_id) != [(self.ends[run].status,)]:
-            return False
-        [(count,)] = tables.select("SELECT count(*) FROM metrics WHERE run_uuid=?", run_id)
+    def are_in(self, tables: Tables, runs: Mapping[int, str]) -> bool:
+        """Say whether a store has runs, given with their ids, with their ends and all their numbers."""
+        there = tables.select_of(
+            runs.values(),
+            "SELECT run_uuid, status, (SELECT count(*) FROM metrics m WHERE m.run_uuid=r.run_uuid)"
+            " FROM runs r WHERE run_uuid IN (SELECT value FROM json_each(?))",
+        )
+        return all(self._is_whole(run, *there.get(run_id, ("", "", 0))[1:]) for run, run_id in runs.items())
+
+    def _is_whole(self, run: int, status: str, count: int) -> bool:
         columns = [steps for steps, _, _ in self._numbers.get(run, {}).values()]
-        return count >= sum(map(len, columns)) or count >= sum(len(set(steps)) for steps in columns)
+        enough = count >= sum(map(len, columns)) or count >= sum(len(set(steps)) for steps in columns)
+        return status == self.ends[run].status and enough
 
     def write(self, tables: Tables, run: int, run_id: str, folder: Path) -> None:
         """Write a run with all its files.
