@@ -377,6 +377,36 @@ def test_code_of_the_first_step_that_cannot_be_written_is_written_later(stocked,
     assert rows(stocked, "SELECT count(*) FROM metrics WHERE key='train_loss'") == [(5,)]
 
 
+@pytest.mark.parametrize("runs", [1, 9])
+def test_artifacts_are_on_the_disk_before_their_run_says_that_it_has_ended(stocked, monkeypatch, runs):
+    """Each file, also one that comes while it trains, and each folder as it is then."""
+    monkeypatch.syspath_prepend(stocked)
+    (stocked / "net.py").write_text(LATE_NET)
+    (stocked / "late.py").write_text("SCALE = 1.0\n")
+    settled, lacking, ended = {}, [], []
+    fsync, end = os.fsync, Tables.end
+
+    def settle(number):
+        found = os.fstat(number)
+        settled[found.st_ino] = found.st_mtime_ns
+        fsync(number)
+
+    def look(self, run_id, *arguments):
+        [folder] = stocked.glob(f"mlruns/*/{run_id}")
+        paths = [folder.parent, folder, *folder.rglob("*")]
+        lacking.extend(path for path in paths if settled.get(path.stat().st_ino) != path.stat().st_mtime_ns)
+        ended.append({path.name for path in paths})
+        end(self, run_id, *arguments)
+
+    monkeypatch.setattr(os, "fsync", settle)
+    monkeypatch.setattr(Tables, "end", look)
+    rates = ",".join(f"0.{number + 1}" for number in range(runs))
+    words = ["model=custom", "model._target_=net.Net", "+model.in_features=1", "+model.out_features=1"]
+    gdexp.launch([*words, "trainer.epochs=2", f"optimizer.lr={rates}"], multirun=runs > 1)
+    assert len(ended) >= runs and not lacking
+    assert sum({"late.py", "weights.safetensors", "config.yaml"} <= names for names in ended) == runs
+
+
 KILLED = (
     "import os, gdexp; from gdexp.tracking.sqlite import Tables;"
     "Tables.add_run = lambda *arguments: os.kill(os.getpid(), 9); gdexp.launch(['trainer.epochs=1'])"
