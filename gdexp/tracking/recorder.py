@@ -394,9 +394,9 @@ class Recorder:
         for run, number in numbers:
             of_run.setdefault(run, []).append(number)
         not_here = self._gone | self.lost.keys()
-        for run in of_run.keys() - not_here:
+        for run in sorted(of_run.keys() - not_here):
             self._tables.add_metrics(self._ids[run], of_run[run])
-        for run in ends.keys() - not_here:
+        for run in sorted(ends.keys() - not_here):
             end = ends[run]
             self._tables.add_tags(self._ids[run], {k: str(v) for k, v in end.tags.items()})
             self._tables.end(self._ids[run], end.status, end.time)

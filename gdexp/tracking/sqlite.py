@@ -18,9 +18,11 @@ import json
 import math
 import re
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -220,7 +222,7 @@ class Tables:
 
     def add_metrics(self, run_id: str, numbers: Iterable[Number]) -> None:
         """Add numbers, and bring the latest up to date."""
-        rows = [(_ILLEGAL.sub("_", n.key)[:250], *_storable(n.value), n.timestamp, n.step, run_id) for n in numbers]
+        rows = [(_legal(n.key), *_storable(n.value), n.timestamp, n.step, run_id) for n in numbers]
         self._connection.executemany(
             "INSERT OR IGNORE INTO metrics (key, value, is_nan, timestamp, step, run_uuid) VALUES (?,?,?,?,?,?)", rows
         )
@@ -239,7 +241,7 @@ class Tables:
 
     def remove_metrics(self, run_id: str, numbers: Iterable[Number]) -> None:
         """Take numbers back; the latest are those that are left."""
-        rows = [(_ILLEGAL.sub("_", n.key)[:250], n.timestamp, n.step, run_id) for n in numbers]
+        rows = [(_legal(n.key), n.timestamp, n.step, run_id) for n in numbers]
         self._connection.executemany("DELETE FROM metrics WHERE key=? AND timestamp=? AND step=? AND run_uuid=?", rows)
         columns = "key, value, is_nan, timestamp, step, run_uuid"
         for key in {row[0] for row in rows}:
@@ -324,6 +326,14 @@ def to_read(path: Path) -> str | None:
 
 def _storable(value: float) -> tuple[float, int]:
     """Return a number as MLflow stores it, and whether it was NaN."""
+    if math.isfinite(value):
+        return value, 0
     if math.isnan(value):
         return 0.0, 1
-    return max(-1.7976931348623157e308, min(1.7976931348623157e308, value)), 0
+    return math.copysign(sys.float_info.max, value), 0
+
+
+@cache
+def _legal(key: str) -> str:
+    """Return the name that MLflow takes for a metric."""
+    return _ILLEGAL.sub("_", key)[:250]
