@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
 
 import gdexp
 from gdexp.config import grid, written
@@ -55,6 +56,17 @@ class Net(torch.nn.Linear):
 """
 NUMBERS = ["{'train_loss': 1.0}", "{'loss': 1.0}", "{'lr': 1.0}", "{'val_loss': 1.0}", "{'a': 1.0, 'val_a': 2.0}"]
 NUMBERS += ["{'err<1': 1.0, 'err>1': 2.0}", "{'a' * 300: 1.0}", "{3: 1.0}", "{'test_a_ema': 1.0, 'a': 2.0}"]
+
+
+def test_numbers_of_a_stack_are_read_back(stocked):
+    """OmegaConf, which others read config.yaml with, gives each run's own number, of its own type."""
+    rates = [1e-5, 1, 1e-300, 5e-324, 0.1 + 0.2, 1e16, 1e22, 10**9, 0.1, 123456.0]
+    runs = gdexp.launch(["trainer.epochs=1", f"optimizer.lr={','.join(map(repr, rates))}"], multirun=True)
+    client = MlflowClient(f"sqlite:///{stocked}/mlflow.db")
+    assert all("stack" in client.get_run(run_id).data.tags["gdexp.trained_as"] for run_id in runs.run_id)
+    texts = [next(stocked.glob(f"mlruns/*/{run_id}/artifacts/config.yaml")) for run_id in runs.run_id]
+    found = [OmegaConf.load(text).optimizer.lr for text in texts]
+    assert list(map(repr, found)) == list(map(repr, rates))
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)
