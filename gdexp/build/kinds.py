@@ -11,21 +11,19 @@ import io
 import pickle
 import queue
 import sys
-import sysconfig
 import types
 import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import gdexp
+from gdexp.config import folders
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 Items = list[tuple[Any, Any]]  # label and child
@@ -59,17 +57,7 @@ def users(module: str | None) -> bool:
     if found is None or module == "builtins":
         return False
     file = getattr(found, "__file__", None)
-    return _is_users(file) if file else module == "__main__"
-
-
-@functools.cache
-def _is_users(file: str) -> bool:
-    """Say whether a module's file is neither gdexp's, nor Python's, nor an installed library's."""
-    place = Path(file).resolve()
-    if "site-packages" in place.parts or "dist-packages" in place.parts:
-        return False
-    others = [Path(gdexp.__file__).parent, *(Path(sysconfig.get_path(k)) for k in ("stdlib", "platstdlib"))]
-    return not any(place.is_relative_to(other.resolve()) for other in others)
+    return not folders.is_installed(file) if file else module == "__main__"
 
 
 def is_fixed(value: Any) -> bool:

@@ -3,6 +3,7 @@
 Imports nothing, so that every command can.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +28,17 @@ def user_dirs() -> list[Path]:
     return [p for p in (Path.cwd() / "conf", Path.cwd() / STUDIES) if p.is_dir() and p.resolve() not in ours]
 
 
-def is_installed(file: Path) -> bool:
+def is_installed(file: Path | str) -> bool:
     """Say whether a module's file is an installed package's, Python's or gdexp's."""
-    place = file.resolve()
+    folder = os.path.dirname(os.path.abspath(file))
+    if os.path.islink(file):
+        folder = os.path.dirname(os.path.realpath(file))
+    return _holds_installed(folder)
+
+
+@cache  # hundreds of modules lie in a few folders
+def _holds_installed(folder: str) -> bool:
+    place = Path(folder).resolve()
     if any(part in ("site-packages", "dist-packages") for part in place.parts):
         return True
     return any(place.is_relative_to(other) for other in _of_python_and_gdexp())
