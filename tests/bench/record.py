@@ -104,7 +104,7 @@ def sweep(rounds: int) -> None:
 
     [job] = compose([])
     config = check(job.config)
-    params, text, tags = written.as_params(config, job.options), written.as_yaml(config), Provenance().tags()
+    [(params, text)], tags = written.pages([config], [job.options]), Provenance().tags()
     weights = {"linear.weight": torch.ones(1, 1), "linear.bias": torch.ones(1)}
     print(f"a run has {len(params)} params, {len(tags)} tags, 100 losses, 2 files")
 
